@@ -1,0 +1,77 @@
+//! Who the client is: the peer of the connection, or whom a trusted proxy names.
+
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// The addresses whose forwarding fields are believed; nobody's by default.
+#[derive(Debug, Clone, Default)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// Trusts these networks.
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        TrustedProxies(networks)
+    }
+
+    /// Whether what this address says of others is believed. An IPv4 address written as `::ffff:a.b.c.d` is the
+    /// IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// The believed client address: the peer, or, when the peer is trusted, the rightmost address of
+    /// `X-Forwarded-For` that is not. What stands further left may be invented by that client. An entry that is
+    /// no address ends the walk at the last hop that was believed.
+    pub fn client<'a>(
+        &self,
+        peer: IpAddr,
+        forwarded_for: impl DoubleEndedIterator<Item = &'a str>,
+    ) -> IpAddr {
+        let mut believed = peer.to_canonical();
+        for entry in forwarded_for.rev().flat_map(|value| value.rsplit(',')) {
+            if !self.contains(believed) {
+                break;
+            }
+            match entry_address(entry.trim()) {
+                Some(address) => believed = address,
+                None => break,
+            }
+        }
+        believed
+    }
+}
+
+/// An entry of `X-Forwarded-For`: an address, possibly with a port, possibly in brackets.
+fn entry_address(entry: &str) -> Option<IpAddr> {
+    if let Ok(address) = entry.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    if let Ok(with_port) = entry.parse::<std::net::SocketAddr>() {
+        return Some(with_port.ip().to_canonical());
+    }
+    let inner = entry.strip_prefix('[')?.strip_suffix(']')?;
+    inner.parse::<IpAddr>().ok().map(|a| a.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(trusted: &[&str], peer: &str, fields: &[&str]) -> String {
+        let trusted = TrustedProxies::new(trusted.iter().map(|n| n.parse().unwrap()).collect());
+        trusted.client(peer.parse().unwrap(), fields.iter().copied()).to_string()
+    }
+
+    #[test]
+    fn only_trusted_hops_are_believed() {
+        assert_eq!(client(&[], "1.1.1.1", &["9.9.9.9"]), "1.1.1.1");
+        assert_eq!(client(&["10.0.0.0/8"], "10.0.0.1", &["9.9.9.9, 8.8.8.8"]), "8.8.8.8");
+        assert_eq!(client(&["10.0.0.0/8"], "10.0.0.1", &["9.9.9.9, 10.0.0.2"]), "9.9.9.9");
+        assert_eq!(client(&["10.0.0.0/8"], "10.0.0.1", &["9.9.9.9", "10.0.0.2"]), "9.9.9.9");
+        assert_eq!(client(&["10.0.0.0/8"], "10.0.0.1", &["6.6.6.6, garbage, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(client(&["10.0.0.0/8"], "10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+        assert_eq!(client(&["10.0.0.0/8"], "::ffff:10.0.0.1", &["[2001:db8::1]:443"]), "2001:db8::1");
+        assert_eq!(client(&["10.0.0.0/8"], "10.0.0.1", &[]), "10.0.0.1");
+    }
+}

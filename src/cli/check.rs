@@ -1,0 +1,32 @@
+//! `portcullis check`: is this file good?
+
+use super::{NOT_STARTED, OK, REFUSED};
+use crate::config::{self, load::LoadError};
+use std::path::PathBuf;
+
+pub(super) fn check(named: Option<PathBuf>) -> u8 {
+    let path = config::find(named);
+    match config::load(&path) {
+        Ok(compiled) => {
+            println!("{}: good, {} routes", path.display(), compiled.routes);
+            OK
+        }
+        Err(e) => report(&e),
+    }
+}
+
+/// Prints why there is no configuration; returns the exit code.
+pub(super) fn report(e: &LoadError) -> u8 {
+    match e {
+        LoadError::Unreadable(message) => {
+            eprintln!("{message}");
+            NOT_STARTED
+        }
+        LoadError::Invalid(errors) => {
+            for error in errors {
+                eprintln!("{error}");
+            }
+            REFUSED
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! `portcullis demo`: two embedded services with two instances each behind a gateway, to try without anything else.
+//!
+//! The gateway is the real one, from a configuration text that is printed; only the services are toys.
+
+mod service;
+
+use super::{run, NOT_STARTED, REFUSED};
+use crate::config::{self, load::System};
+use crate::server::listen::{self, Bound};
+use clap::Args;
+use service::Service;
+use std::net::SocketAddr;
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Where the gateway listens
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "IP:PORT")]
+    listen: SocketAddr,
+}
+
+pub(super) fn demo(options: &Options) -> u8 {
+    super::start_log();
+    let services = match ["service1", "service2"].map(Service::start) {
+        [Ok(one), Ok(two)] => [one, two],
+        [Err(e), _] | [_, Err(e)] => {
+            eprintln!("the demo's own services cannot start: {e}");
+            return NOT_STARTED;
+        }
+    };
+    let text = configuration(options.listen, &services);
+    let compiled = match config::compile("demo.yaml", &text, &System) {
+        Ok(compiled) => compiled,
+        Err(errors) => {
+            errors.iter().for_each(|e| eprintln!("{e}"));
+            return REFUSED;
+        }
+    };
+    // Bound here to know the port that `--listen 127.0.0.1:0` got, and to speak plainly when it is taken.
+    let bound = match listen::bind_all(&compiled.settings.listeners) {
+        Ok(bound) => bound,
+        Err(e) => {
+            eprintln!("{}", e.0);
+            eprintln!("Stop what uses it, or choose another: portcullis demo --listen 127.0.0.1:8081");
+            return NOT_STARTED;
+        }
+    };
+    let address = match bound.first() {
+        Some(Bound::Tcp(listener)) => listener.local_addr().unwrap_or(options.listen),
+        _ => options.listen,
+    };
+    print!("{}", welcome(&text, address));
+    run::serve_bound(compiled, bound, "the demo")
+}
+
+fn configuration(listen: SocketAddr, services: &[Service; 2]) -> String {
+    let mut text = format!("listeners:\n  - address: \"{listen}\"\nupstreams:\n");
+    for service in services {
+        let [a, b] = service.addresses;
+        text += &format!(
+            "  {}:\n    targets: [\"{a}\", \"{b}\"]\n    health_check: {{path: /healthz, interval: 1s, unhealthy_after: 1}}\n",
+            service.name
+        );
+    }
+    text += "routes:\n";
+    for service in services {
+        text += &format!("  - path: /{0}\n    upstream: {0}\n", service.name);
+    }
+    text
+}
+
+fn welcome(text: &str, address: SocketAddr) -> String {
+    let indented: String = text.lines().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "\nA gateway on http://{address} in front of two services with two instances each:\n\n{indented}\n\
+Try it from another terminal:\n\n\
+  curl http://{address}/service1/hello         # chosen by path: service1 answers\n\
+  curl http://{address}/service2/hello         # and service2\n\
+  for i in 1 2 3 4; do curl -s http://{address}/service1; done     # balanced over both instances\n\
+  curl -i http://{address}/nowhere             # no route: 404 with a problem body\n\
+  curl -X POST http://{address}/service1/stop  # one instance of service1 goes down for ten seconds ...\n\
+  for i in 1 2 3 4; do curl -s http://{address}/service1; done     # ... and nobody notices\n\n\
+Ctrl-C ends it.\n\n"
+    )
+}

@@ -1,0 +1,84 @@
+//! The command line: arguments here, one file a command. Only this room prints on standard output.
+//!
+//! Exit codes: 0 success, 1 bad configuration or a refused operation, 2 wrong usage, 3 could not start.
+
+#![allow(clippy::print_stdout)] // commands speak to people
+
+mod check;
+mod demo;
+mod run;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Success.
+pub const OK: u8 = 0;
+/// The configuration is bad, or an operation was refused.
+pub const REFUSED: u8 = 1;
+/// Wrong usage.
+pub const USAGE: u8 = 2;
+/// It could not start: an address in use, a file not readable.
+pub const NOT_STARTED: u8 = 3;
+
+/// An API gateway: one YAML file in front of your services.
+#[derive(Parser)]
+#[command(name = "portcullis", version, about, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Try it:       portcullis demo
+Check a file: portcullis check -c portcullis.yaml
+Serve:        portcullis run -c portcullis.yaml
+
+The least that a file needs:
+  listeners:
+    - address: 127.0.0.1:8080
+  routes:
+    - path: /service1
+      upstream: http://127.0.0.1:5001
+
+Logs go to standard error; RUST_LOG=debug shows more, RUST_LOG=warn less.
+Exit codes: 0 success, 1 bad configuration, 2 wrong usage, 3 could not start.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until told to stop (SIGTERM or Ctrl-C lets requests finish, a second one does not)
+    Run(File),
+    /// Validate a configuration: exit 0, or 1 with every error as FILE:LINE:COL: PATH: MESSAGE
+    Check(File),
+    /// Start embedded demo services behind a gateway on 127.0.0.1:8080
+    Demo(demo::Options),
+}
+
+#[derive(Args)]
+struct File {
+    /// Configuration file [default: $PORTCULLIS_CONFIG, conf/portcullis.yaml, /etc/portcullis/portcullis.yaml]
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command given on the command line; returns the exit code.
+pub fn main() -> u8 {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let _ = e.print(); // nobody is left to tell when the terminal is gone
+            return if e.use_stderr() { USAGE } else { OK };
+        }
+    };
+    match arguments.command {
+        Command::Run(file) => run::run(file.config),
+        Command::Check(file) => check::check(file.config),
+        Command::Demo(options) => demo::demo(&options),
+    }
+}
+
+/// What is logged unless `RUST_LOG` says otherwise: ours, and Pingora's warnings. Its balancer's are ours told twice.
+fn start_log() {
+    let filter =
+        env_logger::Env::default().default_filter_or("warn,portcullis=info,pingora_load_balancing=error");
+    env_logger::Builder::from_env(filter).format_timestamp_millis().init();
+}

@@ -1,0 +1,265 @@
+//! [`Raw`] to [`Gateway`]: total and pure, with all defaults in one place each.
+
+use super::check::matching;
+use super::decode::{At, Context};
+use super::raw::{
+    upstream_url, Balance, Raw, RawAction, RawHealthCheck, RawLimits, RawPolicies, RawRewrite, RawRoute,
+    RawUpstream,
+};
+use crate::base::client::TrustedProxies;
+use crate::gateway::{Action, Gateway, Limits, Retry, Route, Settings, Split};
+use crate::policy::max_body::MaxBody;
+use crate::policy::rewrite::{PathRewrite, Rewrite};
+use crate::policy::{Chain, Policy};
+use crate::router::{Match, PathMatch, Router};
+use crate::upstream::balance::Method;
+use crate::upstream::discover::Resolver;
+use crate::upstream::health::{HealthSpec, HttpSpec};
+use crate::upstream::peer::Timeouts;
+use crate::upstream::{Spec, Upstream};
+use crate::wire::head::HeadLimits;
+use http::HeaderValue;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A configuration that can be run.
+pub struct Compiled {
+    /// What serves requests.
+    pub gateway: Gateway,
+    /// What the process is built with.
+    pub settings: Settings,
+    /// How many routes there are.
+    pub routes: usize,
+}
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+const DEFAULT_POOL: usize = 128;
+const DEFAULT_RETRY: Retry = Retry { attempts: 2, connect: true, reset: true };
+
+/// Builds everything. What `check` found wrong may be left out: nothing of the result is used then.
+pub(super) fn compile(raw: Raw, _cx: &Context<'_>) -> Compiled {
+    let mut upstreams = Upstreams::default();
+    for upstream in &raw.upstreams {
+        upstreams.add(spec(upstream));
+    }
+    let mut names = HashSet::new();
+    let count = raw.routes.len();
+    let routes: Vec<(Match, Arc<Route>)> = raw
+        .routes
+        .into_iter()
+        .filter_map(|mut route| {
+            let action = action(route.action.take()?, &mut upstreams)?;
+            let matching = matching(&route);
+            let name = route_name(&route, &matching, &mut names);
+            let policies = route.policies.clone().or(&raw.defaults);
+            let chain = chain(&policies, route.rewrite.map(|r| r.value), &matching.path);
+            let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
+            let retry = policies.retry.map_or(DEFAULT_RETRY, |r| Retry {
+                attempts: r.attempts,
+                connect: r.connect,
+                reset: r.reset,
+            });
+            Some((matching, Arc::new(Route { name: name.into(), action, chain, timeout, retry })))
+        })
+        .collect();
+    let settings = Settings {
+        listeners: raw.listeners.into_iter().map(|l| l.value).collect(),
+        threads: raw.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        grace_period: raw.grace_period.unwrap_or(DEFAULT_GRACE),
+        pool: upstreams.pool.max(1),
+    };
+    let gateway = Gateway {
+        router: Router::build(routes),
+        trusted: TrustedProxies::new(raw.trusted_proxies),
+        limits: limits(&raw.limits),
+        upstreams: upstreams.all,
+        resolver: Resolver::new(raw.resolver),
+    };
+    Compiled { gateway, settings, routes: count }
+}
+
+/// All upstreams, each once, inline ones by their address.
+#[derive(Default)]
+struct Upstreams {
+    all: Vec<Arc<Upstream>>,
+    by_name: HashMap<String, Arc<Upstream>>,
+    pool: usize,
+}
+
+impl Upstreams {
+    fn add(&mut self, spec: Spec) -> Arc<Upstream> {
+        self.pool += spec.pool;
+        let name = spec.name.clone();
+        let upstream = Arc::new(Upstream::new(spec));
+        self.all.push(Arc::clone(&upstream));
+        self.by_name.insert(name, Arc::clone(&upstream));
+        upstream
+    }
+
+    /// By name, or made from a URL.
+    fn get(&mut self, reference: &str) -> Option<Arc<Upstream>> {
+        if let Some(found) = self.by_name.get(reference) {
+            return Some(Arc::clone(found));
+        }
+        let (host, port) = upstream_url(reference).ok()?;
+        let name = if host.contains(':') {
+            format!("http://[{host}]:{port}")
+        } else {
+            format!("http://{host}:{port}")
+        };
+        if let Some(found) = self.by_name.get(&name) {
+            return Some(Arc::clone(found));
+        }
+        let (fixed, named) = sort_targets(std::iter::once((host, port, 1)));
+        let (method, timeouts) = (Method::RoundRobin, Timeouts::default());
+        Some(self.add(Spec { name, fixed, named, method, health: None, timeouts, pool: DEFAULT_POOL }))
+    }
+}
+
+type Fixed = Vec<(SocketAddr, usize)>;
+type Named = Vec<(String, u16, usize)>;
+
+/// Those with an address and those with a name.
+fn sort_targets(targets: impl Iterator<Item = (String, u16, usize)>) -> (Fixed, Named) {
+    let (mut fixed, mut named) = (Vec::new(), Vec::new());
+    for (host, port, weight) in targets {
+        match host.parse::<IpAddr>() {
+            Ok(ip) => fixed.push((SocketAddr::new(ip, port), weight)),
+            Err(_) => named.push((host, port, weight)),
+        }
+    }
+    (fixed, named)
+}
+
+fn spec(raw: &RawUpstream) -> Spec {
+    let (fixed, named) =
+        sort_targets(raw.targets.iter().map(|t| (t.value.host.clone(), t.value.port, t.value.weight)));
+    let method = match raw.balance.clone().unwrap_or(Balance::RoundRobin) {
+        Balance::RoundRobin => Method::RoundRobin,
+        Balance::Random => Method::Random,
+        Balance::ConsistentHash(on) => Method::ConsistentHash(on),
+    };
+    let default = Timeouts::default();
+    let timeouts = Timeouts {
+        connect: raw.timeouts.connect.unwrap_or(default.connect),
+        read: raw.timeouts.read.unwrap_or(default.read),
+        write: raw.timeouts.write.unwrap_or(default.write),
+        idle: raw.timeouts.idle.unwrap_or(default.idle),
+    };
+    let name = raw.name.value.clone();
+    let health = raw.health_check.as_ref().map(|check| health(check, &name));
+    Spec { name, fixed, named, method, health, timeouts, pool: raw.pool.map_or(DEFAULT_POOL, |p| p as usize) }
+}
+
+fn health(raw: &RawHealthCheck, upstream: &str) -> HealthSpec {
+    let interval = raw.interval.unwrap_or(Duration::from_secs(5));
+    let http = raw.path.clone().map(|path| HttpSpec {
+        path,
+        host: raw.host.clone().unwrap_or_else(|| upstream.to_owned()),
+        expect: raw.expect.clone().unwrap_or_else(|| vec![(200, 200)]),
+    });
+    HealthSpec {
+        http,
+        port: raw.port,
+        interval,
+        timeout: raw.timeout.unwrap_or(Duration::from_secs(1)).min(interval),
+        healthy_after: raw.healthy_after.unwrap_or(1) as usize,
+        unhealthy_after: raw.unhealthy_after.unwrap_or(3) as usize,
+    }
+}
+
+fn limits(raw: &RawLimits) -> Limits {
+    let s = Duration::from_secs;
+    Limits {
+        connections: raw.connections.unwrap_or(20_000) as usize,
+        connections_per_address: raw.connections_per_address.map(|n| n as usize),
+        header_timeout: raw.header_timeout.unwrap_or(s(10)),
+        idle_timeout: raw.idle_timeout.unwrap_or(s(75)),
+        write_timeout: raw.write_timeout.unwrap_or(s(60)),
+        min_body_rate: raw.min_body_rate.unwrap_or(240),
+        requests_per_connection: raw.requests_per_connection.map_or(10_000, |n| n as u32),
+        head: HeadLimits {
+            target: raw.max_target.unwrap_or(8 << 10) as usize,
+            size: raw.max_header.unwrap_or(32 << 10) as usize,
+            fields: raw.max_header_fields.unwrap_or(100) as usize,
+        },
+    }
+}
+
+fn action(raw: At<RawAction>, upstreams: &mut Upstreams) -> Option<Action> {
+    match raw.value {
+        RawAction::Redirect(redirect) => Some(Action::Redirect(redirect)),
+        RawAction::Respond(respond) => Some(Action::Respond(respond)),
+        RawAction::Upstream(choices) => {
+            let choices: Option<Vec<_>> = choices
+                .into_iter()
+                .map(|(name, weight)| Some((weight, upstreams.get(&name.value)?)))
+                .collect();
+            choices.map(|choices| Action::Forward(Split::new(choices)))
+        }
+    }
+}
+
+/// The route's own name, or one made of what it matches; never the same twice.
+fn route_name(route: &RawRoute, matching: &Match, taken: &mut HashSet<String>) -> String {
+    let derived = || {
+        let methods = matching.methods.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(",");
+        let host = matching.hosts.first().map(ToString::to_string).unwrap_or_default();
+        let path = match &matching.path {
+            PathMatch::Prefix(path) => path.clone(),
+            PathMatch::Exact(path) => format!("={path}"),
+            PathMatch::Regex(pattern) => format!("~{pattern}"),
+        };
+        format!("{methods}{}{host}{path}", if methods.is_empty() { "" } else { ":" })
+    };
+    let base = route.name.as_ref().map_or_else(derived, |name| name.value.clone());
+    let mut name = base.clone();
+    for n in 2.. {
+        if taken.insert(name.clone()) {
+            break;
+        }
+        name = format!("{base}#{n}");
+    }
+    name
+}
+
+impl RawPolicies {
+    /// These, and for what is absent the defaults.
+    fn or(self, defaults: &RawPolicies) -> RawPolicies {
+        RawPolicies {
+            request_headers: self.request_headers.or_else(|| defaults.request_headers.clone()),
+            response_headers: self.response_headers.or_else(|| defaults.response_headers.clone()),
+            timeout: self.timeout.or(defaults.timeout),
+            retry: self.retry.or_else(|| defaults.retry.clone()),
+            max_body: self.max_body.or(defaults.max_body),
+        }
+    }
+}
+
+fn chain(policies: &RawPolicies, rewrite: Option<RawRewrite>, path: &PathMatch) -> Chain {
+    let mut chain = Vec::new();
+    chain.extend(policies.max_body.map(|bytes| Policy::MaxBody(MaxBody(bytes))));
+    chain.extend(rewrite.map(|raw| Policy::Rewrite(self::rewrite(raw, path))));
+    chain.extend(policies.request_headers.clone().map(Policy::RequestHeaders));
+    chain.extend(policies.response_headers.clone().map(Policy::ResponseHeaders));
+    Chain::new(chain)
+}
+
+fn rewrite(raw: RawRewrite, path: &PathMatch) -> Rewrite {
+    let from = || match path {
+        PathMatch::Prefix(prefix) => prefix.trim_end_matches('/').into(),
+        PathMatch::Exact(_) | PathMatch::Regex(_) => "".into(), // refused by `check`
+    };
+    let path = match raw {
+        RawRewrite { path: Some(path), .. } => Some(PathRewrite::Whole(path.into())),
+        RawRewrite { prefix: Some(to), .. } => {
+            Some(PathRewrite::Replace { from: from(), to: to.trim_end_matches('/').into() })
+        }
+        RawRewrite { strip_prefix: true, .. } => Some(PathRewrite::Strip { from: from() }),
+        RawRewrite { .. } => None,
+    };
+    Rewrite { path, host: raw.host.and_then(|host| HeaderValue::try_from(host).ok()) }
+}

@@ -1,0 +1,46 @@
+//! From a file to a [`Gateway`](crate::gateway::Gateway): read (`load`, all the I/O), typed (`raw`, `read`),
+//! compared (`check`), built (`compile`, pure).
+//!
+//! Every error of a file is reported at once, with its place; a file with an error changes nothing. Keys that
+//! Portcullis does not build yet do not exist: they are refused, never ignored.
+
+mod check;
+mod compile;
+pub mod decode;
+pub mod load;
+pub mod raw;
+mod read;
+pub mod yaml;
+
+pub use compile::Compiled;
+pub use load::{find, load};
+
+use crate::error::ConfigError;
+use decode::{Context, Item, Place, Secrets};
+
+/// The most attempts a route may ask for.
+pub const MAX_ATTEMPTS: usize = 10;
+
+/// Reads, checks and compiles a configuration text. `file` is how the user named it.
+///
+/// # Errors
+/// All that is wrong, in file order.
+pub fn compile(file: &str, text: &str, secrets: &dyn Secrets) -> Result<Compiled, Vec<ConfigError>> {
+    let cx = Context::new(file, secrets);
+    let root = match yaml::parse(text) {
+        Ok(root) => root,
+        Err((pos, message)) => {
+            cx.fail(&Place { pos, path: String::new() }, message);
+            return Err(cx.into_errors());
+        }
+    };
+    let raw = read::file(&Item::root(root, &cx));
+    check::check(&raw, &cx);
+    // Compiling is total, also over what was found wrong; but nothing of it leaves this function then.
+    let compiled = compile::compile(raw, &cx);
+    if cx.is_clean() {
+        Ok(compiled)
+    } else {
+        Err(cx.into_errors())
+    }
+}

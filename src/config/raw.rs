@@ -1,0 +1,267 @@
+//! The file as the user wrote it: every value typed and placed, nothing yet compared with anything else.
+
+use super::decode::{At, Place};
+use crate::base::units;
+use crate::gateway::Bind;
+use crate::policy::headers::HeaderEdits;
+use crate::policy::redirect::Redirect;
+use crate::policy::respond::Respond;
+use crate::router::{HostPattern, PathMatch, ValueMatch};
+use crate::upstream::balance::HashOn;
+use http::{HeaderName, Method};
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The whole file.
+#[derive(Debug, Default)]
+pub struct Raw {
+    /// `listeners`.
+    pub listeners: Vec<At<Bind>>,
+    /// `threads`.
+    pub threads: Option<usize>,
+    /// `grace_period`.
+    pub grace_period: Option<Duration>,
+    /// `trusted_proxies`.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `resolver.servers`.
+    pub resolver: Option<Vec<SocketAddr>>,
+    /// `limits`.
+    pub limits: RawLimits,
+    /// `upstreams`.
+    pub upstreams: Vec<RawUpstream>,
+    /// `defaults`.
+    pub defaults: RawPolicies,
+    /// `routes`.
+    pub routes: Vec<RawRoute>,
+}
+
+/// `limits`; what is absent keeps its default.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // each is described in conf/reference.yaml and on `gateway::Limits`
+pub struct RawLimits {
+    pub connections: Option<u64>,
+    pub connections_per_address: Option<u64>,
+    pub header_timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub write_timeout: Option<Duration>,
+    pub min_body_rate: Option<u64>,
+    pub requests_per_connection: Option<u64>,
+    pub max_target: Option<u64>,
+    pub max_header: Option<u64>,
+    pub max_header_fields: Option<u64>,
+}
+
+/// One of `upstreams`.
+#[derive(Debug)]
+#[allow(missing_docs)] // the keys of the file, one each
+pub struct RawUpstream {
+    pub name: At<String>,
+    pub targets: Vec<At<RawTarget>>,
+    pub balance: Option<Balance>,
+    pub health_check: Option<RawHealthCheck>,
+    pub timeouts: RawTimeouts,
+    pub pool: Option<u64>,
+}
+
+/// One of `targets`.
+#[derive(Debug, Clone)]
+pub struct RawTarget {
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Its share, 1 when absent.
+    pub weight: usize,
+}
+
+/// `balance`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// By chance, by weight.
+    Random,
+    /// Ketama over a property of the request.
+    ConsistentHash(HashOn),
+}
+
+/// `health_check`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // the keys of the file, one each
+pub struct RawHealthCheck {
+    pub path: Option<String>,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub interval: Option<Duration>,
+    pub timeout: Option<Duration>,
+    pub healthy_after: Option<u64>,
+    pub unhealthy_after: Option<u64>,
+    pub expect: Option<Vec<(u16, u16)>>,
+}
+
+/// `timeouts` of an upstream.
+#[derive(Debug, Default, Clone)]
+#[allow(missing_docs)] // the keys of the file, one each
+pub struct RawTimeouts {
+    pub connect: Option<Duration>,
+    pub read: Option<Duration>,
+    pub write: Option<Duration>,
+    pub idle: Option<Duration>,
+}
+
+/// One of `routes`.
+#[derive(Debug)]
+#[allow(missing_docs)] // the keys of the file, one each
+pub struct RawRoute {
+    pub place: Place,
+    pub name: Option<At<String>>,
+    pub hosts: Vec<HostPattern>,
+    pub path: Option<At<PathMatch>>,
+    pub methods: Vec<Method>,
+    pub headers: Vec<(HeaderName, ValueMatch)>,
+    pub query: Vec<(String, ValueMatch)>,
+    pub action: Option<At<RawAction>>,
+    pub rewrite: Option<At<RawRewrite>>,
+    pub policies: RawPolicies,
+}
+
+/// What a route does: exactly one of `upstream`, `redirect`, `respond`.
+#[derive(Debug)]
+pub enum RawAction {
+    /// Names or URLs with their weights.
+    Upstream(Vec<(At<String>, usize)>),
+    /// An answer that sends the client elsewhere.
+    Redirect(Redirect),
+    /// A fixed answer.
+    Respond(Respond),
+}
+
+/// `rewrite`.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // the keys of the file, one each
+pub struct RawRewrite {
+    pub strip_prefix: bool,
+    pub prefix: Option<String>,
+    pub path: Option<String>,
+    pub host: Option<String>,
+}
+
+/// The policy keys that both a route and `defaults` take. A route's own replaces the default whole.
+#[derive(Debug, Default, Clone)]
+#[allow(missing_docs)] // the keys of the file, one each
+pub struct RawPolicies {
+    pub request_headers: Option<HeaderEdits>,
+    pub response_headers: Option<HeaderEdits>,
+    pub timeout: Option<Duration>,
+    pub retry: Option<RawRetry>,
+    pub max_body: Option<u64>,
+}
+
+/// `retry`.
+#[derive(Debug, Clone)]
+pub struct RawRetry {
+    /// How many times after the first attempt.
+    pub attempts: usize,
+    /// After a connection could not be made.
+    pub connect: bool,
+    /// After a connection broke before any answer.
+    pub reset: bool,
+}
+
+/// Splits `host:port`, `1.2.3.4:80` or `[::1]:80`.
+///
+/// # Errors
+/// What to write instead.
+pub fn host_port(text: &str) -> Result<(String, u16), String> {
+    const FORM: &str = "expected host:port, such as 10.0.0.11:8080, [::1]:8080 or orders.internal:8080";
+    let bad = || format!("{FORM}, found {text:?}");
+    let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
+    let port: u16 = port.parse().map_err(|_| bad())?;
+    if port == 0 {
+        return Err(format!("{FORM}: port 0 cannot be connected to"));
+    }
+    if let Some(inner) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        let _: std::net::Ipv6Addr = inner.parse().map_err(|_| bad())?;
+        return Ok((inner.to_owned(), port));
+    }
+    let name = !host.is_empty()
+        && host.len() <= 253
+        && host.split('.').all(|label| !label.is_empty() && label.len() <= 63)
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    // All digits and dots that are not an address are a mistyped address, never a name.
+    let numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if !name || (numeric && host.parse::<std::net::Ipv4Addr>().is_err()) {
+        return Err(bad());
+    }
+    Ok((host.to_ascii_lowercase(), port))
+}
+
+/// `http://host[:port]` of an inline upstream.
+///
+/// # Errors
+/// What to write instead.
+pub fn upstream_url(url: &str) -> Result<(String, u16), String> {
+    if url.starts_with("https://") {
+        return Err("TLS to upstreams is not built yet; use http:// on a network you trust".to_owned());
+    }
+    let rest =
+        url.strip_prefix("http://").ok_or_else(|| format!("expected http://host:port, found {url:?}"))?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains(['/', '?', '#', '@']) {
+        return Err(format!(
+            "{url:?} may only be http://host:port; a path goes into `rewrite: {{prefix: …}}`"
+        ));
+    }
+    let has_port =
+        rest.rsplit_once(':').is_some_and(|(h, p)| !h.contains(':') || h.ends_with(']') && !p.is_empty());
+    if has_port {
+        host_port(rest)
+    } else {
+        host_port(&format!("{rest}:80"))
+    }
+}
+
+/// A duration that is not zero.
+///
+/// # Errors
+/// What to write instead.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    match units::duration(text)? {
+        Duration::ZERO => Err("expected more than nothing: zero would mean at once".to_owned()),
+        positive => Ok(positive),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_urls() {
+        assert_eq!(host_port("10.0.0.1:80"), Ok(("10.0.0.1".into(), 80)));
+        assert_eq!(host_port("[::1]:80"), Ok(("::1".into(), 80)));
+        assert_eq!(host_port("Orders.internal:8080"), Ok(("orders.internal".into(), 8080)));
+        for bad in [
+            "",
+            "host",
+            "host:",
+            "host:x",
+            "host:0",
+            "::1:80",
+            "10.0.0.256:80",
+            "10.0.0:80",
+            "a b:80",
+            "a..b:80",
+            "h:70000",
+        ] {
+            assert!(host_port(bad).is_err(), "{bad}");
+        }
+        assert_eq!(upstream_url("http://a"), Ok(("a".into(), 80)));
+        assert_eq!(upstream_url("http://[::1]:81/"), Ok(("::1".into(), 81)));
+        assert_eq!(upstream_url("http://[::1]"), Ok(("::1".into(), 80)));
+        for bad in ["http://a/b", "https://a", "ftp://a", "http://u@a", "http://"] {
+            assert!(upstream_url(bad).is_err(), "{bad}");
+        }
+    }
+}

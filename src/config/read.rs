@@ -1,0 +1,172 @@
+//! The tree to [`Raw`]: types and units, one function a section.
+
+mod route;
+mod upstream;
+
+use super::decode::{At, Item};
+use super::raw::{positive_duration, Raw, RawLimits};
+use crate::base::units;
+use crate::gateway::Bind;
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Reads the whole file; what is wrong is noted in the item's run and left out.
+pub(super) fn file(root: &Item<'_, '_>) -> Raw {
+    let mut raw = Raw::default();
+    let Some(fields) = root.fields("a mapping with `listeners` and `routes`") else { return raw };
+    if let Some(item) = fields.need("listeners") {
+        raw.listeners = item.items("a list of listeners").iter().filter_map(listener).collect();
+    }
+    raw.threads = fields
+        .get("threads")
+        .and_then(|i| i.number("a number of threads", 1, 1024))
+        .map(|n| n.value as usize);
+    raw.grace_period =
+        fields.get("grace_period").and_then(|i| i.parse("a duration", units::duration)).map(|d| d.value);
+    if let Some(item) = fields.get("trusted_proxies") {
+        raw.trusted_proxies = item
+            .items("a list of networks")
+            .iter()
+            .filter_map(|i| i.parse("a network", network))
+            .map(|n| n.value)
+            .collect();
+    }
+    if let Some(resolver) = fields.get("resolver") {
+        raw.resolver = self::resolver(&resolver);
+    }
+    if let Some(item) = fields.get("limits") {
+        raw.limits = limits(&item).unwrap_or_default();
+    }
+    if let Some(item) = fields.get("upstreams") {
+        let entries = item.entries("upstreams by name");
+        raw.upstreams = entries.iter().filter_map(|(name, item)| upstream::upstream(name, item)).collect();
+    }
+    if let Some(item) = fields.get("defaults") {
+        if let Some(fields) = item.fields("policies by name") {
+            raw.defaults = route::policies(&fields);
+            fields.close();
+        }
+    }
+    if let Some(item) = fields.need("routes") {
+        raw.routes = item.items("a list of routes").iter().filter_map(route::route).collect();
+    }
+    fields.close();
+    raw
+}
+
+fn listener(item: &Item<'_, '_>) -> Option<At<Bind>> {
+    let fields = item.fields("a mapping such as {address: 0.0.0.0:8080}")?;
+    let address = fields.need("address").and_then(|i| i.parse("an address to listen on", bind));
+    fields.close();
+    address
+}
+
+/// `ip:port`, `[v6]:port`, `unix:/path`.
+fn bind(text: &str) -> Result<Bind, String> {
+    const FORM: &str = "expected ip:port, [v6]:port or unix:/path";
+    if let Some(path) = text.strip_prefix("unix:") {
+        // sun_path has 108 bytes, the last a NUL
+        if !path.starts_with('/') || path.len() > 107 {
+            return Err(format!("{FORM}; a socket's path begins with / and has at most 107 bytes"));
+        }
+        return Ok(Bind::Unix(path.into()));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(Bind::Tcp(address));
+    }
+    if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
+        return Err(format!(
+            "{FORM}, found {text:?}: write 0.0.0.0:{port} for every IPv4 address, [::]:{port} for IPv6"
+        ));
+    }
+    Err(match text.strip_prefix("localhost:") {
+        Some(port) => format!("{FORM}, found {text:?}: write 127.0.0.1:{port}"),
+        None => format!("{FORM}, found {text:?}"),
+    })
+}
+
+/// A CIDR or a single address; bits beyond the prefix are a mistake worth telling.
+fn network(text: &str) -> Result<IpNet, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_canonical().into());
+    }
+    let network: IpNet = text
+        .parse()
+        .map_err(|_| format!("expected a network such as 10.0.0.0/8 or 2001:db8::/32, found {text:?}"))?;
+    if network.trunc() != network {
+        return Err(format!("{text} has bits set behind its prefix; write {}", network.trunc()));
+    }
+    Ok(network)
+}
+
+fn resolver(item: &Item<'_, '_>) -> Option<Vec<SocketAddr>> {
+    let fields = item.fields("a mapping such as {servers: [10.0.0.2:53]}")?;
+    let servers = fields.need("servers").map(|i| i.items("a list of name servers"));
+    fields.close();
+    let server = |text: &str| {
+        let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+        bare.or_else(|_| text.parse())
+            .map_err(|_| format!("expected an address such as 10.0.0.2 or 10.0.0.2:5353, found {text:?}"))
+    };
+    let servers = servers?;
+    if servers.is_empty() {
+        item.fail("no name server; leave `resolver` out to use the system's");
+    }
+    Some(servers.iter().filter_map(|i| i.parse("a name server", server)).map(|s| s.value).collect())
+}
+
+fn limits(item: &Item<'_, '_>) -> Option<RawLimits> {
+    let fields = item.fields("limits by name")?;
+    let count = |name, high| fields.get(name).and_then(|i| i.number("a number", 1, high)).map(|n| n.value);
+    let time = |name| -> Option<Duration> {
+        fields.get(name).and_then(|i| i.parse("a duration", positive_duration)).map(|d| d.value)
+    };
+    let size = |name, low, high| {
+        fields.get(name).and_then(|i| i.parse("a size", |t| bounded_size(t, low, high))).map(|s| s.value)
+    };
+    let limits = RawLimits {
+        connections: count("connections", 10_000_000),
+        connections_per_address: count("connections_per_address", 10_000_000),
+        header_timeout: time("header_timeout"),
+        idle_timeout: time("idle_timeout"),
+        write_timeout: time("write_timeout"),
+        min_body_rate: fields
+            .get("min_body_rate")
+            .and_then(|i| i.parse("bytes a second", units::byte_rate))
+            .map(|r| r.value),
+        requests_per_connection: count("requests_per_connection", u64::from(u32::MAX)),
+        max_target: size("max_target", 64, 1 << 19),
+        // Pingora reads at most 1 MiB and 256 fields.
+        max_header: size("max_header", 256, 1 << 19),
+        max_header_fields: count("max_header_fields", 250),
+    };
+    fields.close();
+    Some(limits)
+}
+
+fn bounded_size(text: &str, low: u64, high: u64) -> Result<u64, String> {
+    let size = units::size(text)?;
+    if (low..=high).contains(&size) {
+        return Ok(size);
+    }
+    Err(format!("expected between {} and {}, found {text}", units::show_size(low), units::show_size(high)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_and_networks() {
+        assert!(bind("0.0.0.0:80").is_ok() && bind("[::]:80").is_ok() && bind("unix:/run/x.sock").is_ok());
+        assert!(bind(":80").unwrap_err().contains("0.0.0.0:80"));
+        assert!(bind("localhost:80").unwrap_err().contains("127.0.0.1:80"));
+        for bad in ["", "80", "1.2.3.4", "unix:x", "1.2.3.4:99999"] {
+            assert!(bind(bad).is_err(), "{bad}");
+        }
+        assert!(network("10.0.0.0/8").is_ok() && network("::1").is_ok());
+        assert!(network("10.0.0.1/8").unwrap_err().contains("10.0.0.0/8"));
+        assert!(network("10.0.0.0/33").is_err());
+    }
+}

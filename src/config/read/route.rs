@@ -1,0 +1,318 @@
+//! The sections `routes` and `defaults`.
+
+use super::super::decode::{At, Fields, Item};
+use super::super::raw::{RawAction, RawPolicies, RawRetry, RawRewrite, RawRoute};
+use super::super::MAX_ATTEMPTS;
+use super::upstream::header_name;
+use crate::base::units;
+use crate::policy::headers::{self, HeaderEdits};
+use crate::policy::redirect::Redirect;
+use crate::policy::respond::Respond;
+use crate::policy::rewrite::plain_path;
+use crate::router::{HostPattern, PathMatch, ValueMatch};
+use http::{HeaderName, HeaderValue, Method};
+use regex::Regex;
+
+/// A pattern may compile to this much, so that one cannot take all memory.
+const REGEX_BYTES: usize = 1 << 20;
+
+pub(super) fn route(item: &Item<'_, '_>) -> Option<RawRoute> {
+    let fields = item.fields("a mapping with `path` and `upstream`")?;
+    let route = RawRoute {
+        place: item.place(),
+        name: fields.get("name").and_then(|i| i.parse("a name", name)),
+        hosts: fields
+            .get("hosts")
+            .map(|i| list(&i, "a list of hosts", |i| i.parse("a host", HostPattern::parse)))
+            .unwrap_or_default(),
+        path: fields.get("path").and_then(|i| path(&i)),
+        methods: fields
+            .get("methods")
+            .map(|i| list(&i, "a list of methods", |i| i.parse("a method", method)))
+            .unwrap_or_default(),
+        headers: fields.get("headers").map(|i| headers_match(&i)).unwrap_or_default(),
+        query: fields.get("query").map(|i| query_match(&i)).unwrap_or_default(),
+        action: action(item, &fields),
+        rewrite: fields.get("rewrite").and_then(|i| rewrite(&i)),
+        policies: policies(&fields),
+    };
+    fields.close();
+    Some(route)
+}
+
+/// The policy keys, which `defaults` has too. The caller closes the fields.
+pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
+    RawPolicies {
+        request_headers: fields.get("request_headers").and_then(|i| edits(&i)),
+        response_headers: fields.get("response_headers").and_then(|i| edits(&i)),
+        timeout: fields
+            .get("timeout")
+            .and_then(|i| i.parse("a duration", super::positive_duration))
+            .map(|t| t.value),
+        retry: fields.get("retry").and_then(|i| retry(&i)),
+        max_body: fields.get("max_body").and_then(|i| i.parse("a size", units::size)).map(|s| s.value),
+    }
+}
+
+/// The values of a non-empty list.
+fn list<'c, 'a, T>(item: &Item<'c, 'a>, what: &str, read: impl Fn(&Item<'c, 'a>) -> Option<At<T>>) -> Vec<T> {
+    let items = item.items(what);
+    if items.is_empty() && item.is_list() {
+        item.fail("an empty list would match nothing; leave the key out to match everything");
+    }
+    items.iter().filter_map(read).map(|at| at.value).collect()
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.len() <= 100 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"') {
+        return Ok(text.to_owned());
+    }
+    Err(format!("a name has 1 to 100 visible characters without spaces or quotes, found {text:?}"))
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    let upper = text.to_ascii_uppercase();
+    let method = Method::from_bytes(text.as_bytes()).map_err(|_| format!("{text:?} is not a method"))?;
+    let usual = matches!(upper.as_str(), "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS");
+    if usual && upper != text {
+        return Err(format!("methods are case-sensitive (RFC 9110 §9.1); write {upper}"));
+    }
+    if matches!(upper.as_str(), "CONNECT" | "TRACE") {
+        return Err(format!("{upper} is never passed on"));
+    }
+    Ok(method)
+}
+
+fn regex(text: &str) -> Result<Regex, String> {
+    regex::RegexBuilder::new(text).size_limit(REGEX_BYTES).build().map_err(|e| regex_error(&e))
+}
+
+fn bytes_regex(text: &str) -> Result<regex::bytes::Regex, String> {
+    regex::bytes::RegexBuilder::new(text).size_limit(REGEX_BYTES).build().map_err(|e| regex_error(&e))
+}
+
+/// The last line says what is wrong; those before it repeat the pattern.
+fn regex_error(e: &regex::Error) -> String {
+    let text = e.to_string();
+    format!(
+        "not a regular expression: {}",
+        text.lines().last().unwrap_or(&text).trim_start_matches("error: ")
+    )
+}
+
+fn path(item: &Item<'_, '_>) -> Option<At<PathMatch>> {
+    if !item.is_map() {
+        let At { place, value } = item.parse("a path such as /orders", plain_path)?;
+        return Some(At { place, value: PathMatch::Prefix(value) });
+    }
+    const FORM: &str = "a path, {exact: /path} or {regex: \"^/v[0-9]+/\"}";
+    let fields = item.fields(FORM)?;
+    let prefix =
+        fields.get("prefix").map(|i| i.parse("a path", plain_path).map(|p| PathMatch::Prefix(p.value)));
+    let exact = fields.get("exact").map(|i| i.parse("a path", plain_path).map(|p| PathMatch::Exact(p.value)));
+    let pattern = fields
+        .get("regex")
+        .map(|i| i.parse("a regular expression", regex).map(|p| PathMatch::Regex(p.value)));
+    fields.close();
+    one(item, FORM, [prefix, exact, pattern]).map(|value| At { place: item.place(), value })
+}
+
+/// The one that is written; an error when none or several are. (Written and wrong is `Some(None)`.)
+fn one<T, const N: usize>(item: &Item<'_, '_>, form: &str, candidates: [Option<Option<T>>; N]) -> Option<T> {
+    let mut written: Vec<Option<T>> = candidates.into_iter().flatten().collect();
+    if written.len() == 1 {
+        return written.remove(0);
+    }
+    item.fail(format!("expected one of {form}"));
+    None
+}
+
+fn headers_match(item: &Item<'_, '_>) -> Vec<(HeaderName, ValueMatch)> {
+    let mut found = Vec::new();
+    for (name, item) in item.entries("header names with the values they must have") {
+        let header = header_name(&name.value);
+        let value = value_match(&item);
+        match (header, value) {
+            (Ok(header), Some(value)) => found.push((header, value)),
+            (Err(e), _) => item.fail(e),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn query_match(item: &Item<'_, '_>) -> Vec<(String, ValueMatch)> {
+    let entries = item.entries("query parameters with the values they must have");
+    entries.iter().filter_map(|(name, item)| Some((name.value.clone(), value_match(item)?))).collect()
+}
+
+fn value_match(item: &Item<'_, '_>) -> Option<ValueMatch> {
+    if !item.is_map() {
+        return item.text("a value, {regex: …} or {present: true}").map(|t| ValueMatch::Exact(t.value));
+    }
+    const FORM: &str = "{exact: …}, {regex: …} or {present: true}";
+    let fields = item.fields(FORM)?;
+    let exact = fields.get("exact").map(|i| i.text("a value").map(|t| ValueMatch::Exact(t.value)));
+    let pattern = fields
+        .get("regex")
+        .map(|i| i.parse("a regular expression", bytes_regex).map(|p| ValueMatch::Regex(p.value)));
+    let present = fields.get("present").map(|i| match i.flag()?.value {
+        true => Some(ValueMatch::Present),
+        false => {
+            i.fail("only `present: true` can be asked for; what is absent cannot be matched");
+            None
+        }
+    });
+    fields.close();
+    one(item, FORM, [exact, pattern, present])
+}
+
+fn action(item: &Item<'_, '_>, fields: &Fields<'_, '_, '_>) -> Option<At<RawAction>> {
+    let upstream = fields.get("upstream").map(|i| (upstreams(&i).map(RawAction::Upstream), i.place()));
+    let redirect = fields.get("redirect").map(|i| (redirect(&i).map(RawAction::Redirect), i.place()));
+    let respond = fields.get("respond").map(|i| (respond(&i).map(RawAction::Respond), i.place()));
+    let mut written: Vec<_> = [upstream, redirect, respond].into_iter().flatten().collect();
+    match written.len() {
+        1 => {
+            let (value, place) = written.remove(0);
+            value.map(|value| At { place, value })
+        }
+        0 => {
+            item.fail("what shall it do? `upstream`, `redirect` or `respond` is missing");
+            None
+        }
+        _ => {
+            item.fail("only one of `upstream`, `redirect` and `respond` can stand here");
+            None
+        }
+    }
+}
+
+fn upstreams(item: &Item<'_, '_>) -> Option<Vec<(At<String>, usize)>> {
+    if !item.is_list() {
+        return item
+            .text("the name of an upstream, a URL, or a list of {to, weight}")
+            .map(|name| vec![(name, 1)]);
+    }
+    let mut choices = Vec::new();
+    for item in item.items("a list of {to, weight}") {
+        let Some(fields) = item.fields("a mapping such as {to: orders, weight: 9}") else { continue };
+        let to = fields.need("to").and_then(|i| i.text("the name of an upstream or a URL"));
+        let weight = fields
+            .get("weight")
+            .map_or(Some(1), |i| i.number("a weight", 0, 1_000_000).map(|w| w.value as usize));
+        fields.close();
+        if let (Some(to), Some(weight)) = (to, weight) {
+            choices.push((to, weight));
+        }
+    }
+    if choices.iter().map(|(_, weight)| weight).sum::<usize>() == 0 {
+        item.fail("all weights together are zero: nothing could be chosen");
+        return None;
+    }
+    Some(choices)
+}
+
+fn redirect(item: &Item<'_, '_>) -> Option<Redirect> {
+    let fields = item.fields("a mapping such as {to: \"https://{host}{uri}\", status: 308}")?;
+    let to = fields.need("to").and_then(|i| i.text("where to"));
+    let status =
+        fields.get("status").map_or(Some(308), |i| i.number("a status", 300, 399).map(|s| s.value as u16));
+    fields.close();
+    match Redirect::new(&to?.value, status?) {
+        Ok(redirect) => Some(redirect),
+        Err(e) => {
+            item.fail(e);
+            None
+        }
+    }
+}
+
+fn respond(item: &Item<'_, '_>) -> Option<Respond> {
+    let fields = item.fields("a mapping such as {status: 200, body: ok}")?;
+    let status =
+        fields.get("status").map_or(Some(200), |i| i.number("a status", 200, 599).map(|s| s.value as u16));
+    let body = fields.get("body").map_or(Some(String::new()), |i| i.text("a text").map(|b| b.value));
+    let default = HeaderValue::from_static("text/plain; charset=utf-8");
+    let content_type = fields
+        .get("content_type")
+        .map_or(Some(default), |i| i.parse("a media type", headers::value).map(|t| t.value));
+    fields.close();
+    let respond = Respond { status: status?, body: body?.into(), content_type: content_type? };
+    if matches!(respond.status, 204 | 304) && !respond.body.is_empty() {
+        item.fail(format!("an answer with status {} has no body (RFC 9110 §6.4.1)", respond.status));
+        return None;
+    }
+    Some(respond)
+}
+
+fn rewrite(item: &Item<'_, '_>) -> Option<At<RawRewrite>> {
+    let fields = item.fields("a mapping such as {strip_prefix: true} or {prefix: /v2}")?;
+    let host = |text: &str| {
+        let bad =
+            text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+        if bad {
+            Err(format!("expected a host such as orders.internal or orders.internal:8080, found {text:?}"))
+        } else {
+            Ok(text.to_owned())
+        }
+    };
+    let rewrite = RawRewrite {
+        strip_prefix: fields.get("strip_prefix").and_then(|i| i.flag()).is_some_and(|f| f.value),
+        prefix: fields.get("prefix").and_then(|i| i.parse("a path", plain_path)).map(|p| p.value),
+        path: fields.get("path").and_then(|i| i.parse("a path", plain_path)).map(|p| p.value),
+        host: fields.get("host").and_then(|i| i.parse("a host", host)).map(|h| h.value),
+    };
+    fields.close();
+    Some(At { place: item.place(), value: rewrite })
+}
+
+fn edits(item: &Item<'_, '_>) -> Option<HeaderEdits> {
+    let fields = item.fields("a mapping such as {set: {x-env: prod}, remove: [server]}")?;
+    let pairs = |name: &'static str| {
+        let mut found = Vec::new();
+        for (name, item) in
+            fields.get(name).map(|i| i.entries("header names with values")).unwrap_or_default()
+        {
+            match (headers::editable(&name.value), item.parse("a header value", headers::value)) {
+                (Ok(header), Some(value)) => found.push((header, value.value)),
+                (Err(e), _) => item.fail(e),
+                _ => {}
+            }
+        }
+        found
+    };
+    let remove = fields.get("remove").map(|i| i.items("a list of header names")).unwrap_or_default();
+    let remove =
+        remove.iter().filter_map(|i| i.parse("a header name", headers::editable)).map(|h| h.value).collect();
+    let edits = HeaderEdits { set: pairs("set"), add: pairs("add"), remove };
+    fields.close();
+    Some(edits)
+}
+
+fn retry(item: &Item<'_, '_>) -> Option<RawRetry> {
+    let fields = item.fields("a mapping such as {attempts: 2, on: [connect, reset]}")?;
+    let attempts = fields.get("attempts").map_or(Some(2), |i| {
+        i.number("a number of further attempts", 0, MAX_ATTEMPTS as u64).map(|n| n.value as usize)
+    });
+    let mut retry = RawRetry { attempts: attempts?, connect: true, reset: true };
+    if let Some(on) = fields.get("on") {
+        (retry.connect, retry.reset) = (false, false);
+        for item in on.items("a list such as [connect, reset]") {
+            let read = item.parse("connect or reset", |text| match text {
+                "connect" | "reset" => Ok(text == "connect"),
+                status if status.parse::<u16>().is_ok() => {
+                    Err(format!("retrying on the status {status} is not built yet; now: connect, reset"))
+                }
+                other => Err(format!("expected connect or reset, found {other:?}")),
+            });
+            match read.map(|r| r.value) {
+                Some(true) => retry.connect = true,
+                Some(false) => retry.reset = true,
+                None => {}
+            }
+        }
+    }
+    fields.close();
+    Some(retry)
+}

@@ -1,0 +1,76 @@
+//! The two kinds of failure: [`ConfigError`] speaks to the operator, [`Reject`] to the client.
+
+use crate::base::path::PathError;
+use crate::wire::head::HeadError;
+use std::fmt;
+use std::sync::Arc;
+
+/// One thing wrong in a configuration file, shown as `FILE:LINE:COL: path.to.key: message`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigError {
+    /// The file as the user named it.
+    pub file: Arc<str>,
+    /// Line, from 1; 0 when the whole file is meant.
+    pub line: usize,
+    /// Column in characters, from 1; 0 when the whole file is meant.
+    pub column: usize,
+    /// Where in the tree, such as `routes[2].upstream`; empty at the root.
+    pub path: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file)?;
+        if self.line > 0 {
+            write!(f, "{}:{}:", self.line, self.column)?;
+        }
+        if !self.path.is_empty() {
+            write!(f, " {}:", self.path)?;
+        }
+        write!(f, " {}", self.message)
+    }
+}
+
+/// Why the gateway itself answers instead of an upstream: a cause, never a status. `proxy/failure.rs` alone
+/// says which status and which words a cause becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reject {
+    /// The request head breaks HTTP or a limit.
+    Head(HeadError),
+    /// The chunked body breaks RFC 9112 §7.1; the sentence says where.
+    Chunk(&'static str),
+    /// The path cannot be normalised without changing its meaning.
+    Path(PathError),
+    /// The engine refused the head after all.
+    Malformed,
+    /// The head did not arrive in time.
+    SlowHead,
+    /// The body arrives below the minimum rate.
+    SlowBody,
+    /// The body is larger than the route allows, in bytes.
+    BodyTooLarge(u64),
+    /// No route serves this host and path.
+    NoRoute,
+    /// Routes serve the path, but with these methods only.
+    MethodNotAllowed(Vec<String>),
+    /// No target of the upstream passes its checks, or none is known yet.
+    NoTarget,
+    /// The connection limit of the whole gateway is reached.
+    TooManyConnections,
+    /// The connection limit of the client's address is reached.
+    TooManyFromAddress,
+    /// No connection to any tried target.
+    Connect,
+    /// A target did not accept, answer or take bytes in time.
+    UpstreamTimeout,
+    /// A target broke off or sent what is not HTTP.
+    UpstreamBroke,
+    /// The whole exchange took longer than the route allows.
+    ExchangeTimeout,
+    /// The client went away or stopped reading; nobody is left to answer.
+    ClientGone,
+    /// A fault of the gateway's own.
+    Internal,
+}

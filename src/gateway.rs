@@ -1,0 +1,146 @@
+//! The compiled configuration: one immutable snapshot that a request sees from its first byte to its log line.
+
+use crate::base::client::TrustedProxies;
+use crate::policy::redirect::Redirect;
+use crate::policy::respond::Respond;
+use crate::policy::Chain;
+use crate::router::Router;
+use crate::upstream::discover::Resolver;
+use crate::upstream::Upstream;
+use crate::wire::head::HeadLimits;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that serves requests.
+pub struct Gateway {
+    /// Finds the route of a request.
+    pub router: Router<Arc<Route>>,
+    /// Whose forwarding fields are believed.
+    pub trusted: TrustedProxies,
+    /// What one client may cost.
+    pub limits: Limits,
+    /// All upstreams, for background work.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Asks for the addresses of named targets.
+    pub resolver: Resolver,
+}
+
+/// What the process is built with; a change needs a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where to listen.
+    pub listeners: Vec<Bind>,
+    /// Worker threads.
+    pub threads: usize,
+    /// How long requests may still take after SIGTERM.
+    pub grace_period: Duration,
+    /// Idle upstream connections in all.
+    pub pool: usize,
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// `ip:port` or `[v6]:port`; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Bind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Bind::Tcp(address) => write!(f, "{address}"),
+            Bind::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What one client may cost: connections, time and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections in all.
+    pub connections: usize,
+    /// Client connections from one address (IPv6: from one /64); trusted proxies are exempt.
+    pub connections_per_address: Option<usize>,
+    /// From the first byte of a request head to its last.
+    pub header_timeout: Duration,
+    /// For which a connection may wait for its next request.
+    pub idle_timeout: Duration,
+    /// For which a client may refuse to take another byte.
+    pub write_timeout: Duration,
+    /// Bytes a second that a request body must keep up, after [`Limits::BODY_GRACE`].
+    pub min_body_rate: u64,
+    /// Requests after which a connection is closed.
+    pub requests_per_connection: u32,
+    /// Sizes of the head.
+    pub head: HeadLimits,
+}
+
+impl Limits {
+    /// How long a body may pause before its rate counts.
+    pub const BODY_GRACE: Duration = Duration::from_secs(5);
+}
+
+/// One route, compiled.
+pub struct Route {
+    /// Its name, for logs and metrics.
+    pub name: Arc<str>,
+    /// What it does.
+    pub action: Action,
+    /// Its policies, by phase.
+    pub chain: Chain,
+    /// For the whole exchange.
+    pub timeout: Duration,
+    /// When another target is tried.
+    pub retry: Retry,
+}
+
+/// What a route does with a request.
+pub enum Action {
+    /// Passes it to an upstream.
+    Forward(Split),
+    /// Sends the client elsewhere.
+    Redirect(Redirect),
+    /// Answers itself.
+    Respond(Respond),
+}
+
+/// When another attempt is made (RFC 9110 §9.2.2: never for what may have been processed and is not idempotent).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts after the first.
+    pub attempts: usize,
+    /// After a connection could not be made: no byte was sent, any method may go elsewhere.
+    pub connect: bool,
+    /// After a connection broke before an answer: idempotent methods only.
+    pub reset: bool,
+}
+
+/// Upstreams by weight.
+pub struct Split {
+    choices: Box<[(usize, Arc<Upstream>)]>,
+    total: usize,
+}
+
+impl Split {
+    /// Upstreams with their weights, of which at least one is not zero.
+    pub fn new(choices: Vec<(usize, Arc<Upstream>)>) -> Self {
+        let total = choices.iter().map(|(weight, _)| weight).sum();
+        Split { choices: choices.into(), total }
+    }
+
+    /// One of them, by chance and weight.
+    pub fn choose(&self) -> &Arc<Upstream> {
+        let mut draw = if self.choices.len() > 1 { fastrand::usize(..self.total) } else { 0 };
+        for (weight, upstream) in &self.choices {
+            if draw < *weight {
+                return upstream;
+            }
+            draw -= weight;
+        }
+        &self.choices[0].1
+    }
+}

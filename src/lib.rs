@@ -1,0 +1,23 @@
+//! Portcullis: an API gateway on Pingora. One YAML file in front of your services.
+//!
+//! The rooms, in reading order:
+//!
+//! 1. [`base`]: pure values; [`wire`]: bytes on a connection to checked heads and delimited bodies; [`error`].
+//! 2. [`router`]: which route; [`policy`]: what it does besides; [`upstream`]: who can serve it.
+//! 3. [`gateway`]: these compiled into one immutable snapshot; [`config`]: from a YAML file to that snapshot.
+//! 4. [`proxy`]: a request's way through the snapshot, on Pingora's engine.
+//! 5. [`server`]: the process; [`cli`]: its commands.
+//!
+//! Arrows between rooms point one way; `tests/layering.rs` holds them to it.
+
+pub mod base;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod gateway;
+pub mod policy;
+pub mod proxy;
+pub mod router;
+pub mod server;
+pub mod upstream;
+pub mod wire;

@@ -1,0 +1,78 @@
+//! One attempt after another: which target, and whether there may be a next one.
+//!
+//! A request goes out again only while no byte of an answer has gone to the client, and only when no byte of it was
+//! sent (a connection that could not be made) or it is idempotent (RFC 9110 §9.2.2) and still whole in memory.
+//! It goes to another target; to the same one only after a kept connection turned out to be closed, which
+//! says nothing about the target.
+
+use super::ctx::Ctx;
+use crate::error::Reject;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::Session;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Starts an attempt at the target chosen before.
+pub(super) fn begin(ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    let Some(target) = ctx.next.take() else { return refuse(ctx, Reject::NoTarget) };
+    let now = Instant::now();
+    let left = ctx.deadline.saturating_duration_since(now);
+    if left.is_zero() {
+        return refuse(ctx, Reject::ExchangeTimeout);
+    }
+    ctx.attempts += 1;
+    ctx.attempt_started = now;
+    ctx.body_received = 0;
+    let mut peer = target.peer(left);
+    peer.options.connection_timeout = peer.options.connection_timeout.map(|t| t.min(left));
+    peer.options.total_connection_timeout = peer.options.connection_timeout;
+    ctx.target = Some(target);
+    Ok(peer)
+}
+
+/// No connection was made: nothing was sent, so any request may go elsewhere.
+pub(super) fn not_connected(ctx: &mut Ctx, mut e: Box<Error>) -> Box<Error> {
+    let again = ctx.route().retry.connect && choose_other(ctx);
+    e.set_retry(again);
+    e
+}
+
+/// The connection was there, and then something went wrong.
+pub(super) fn broke(session: &mut Session, ctx: &mut Ctx, mut e: Box<Error>, reused: bool) -> Box<Error> {
+    let reset = *e.esource() == ErrorSource::Upstream
+        && matches!(e.etype(), ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed);
+    let unanswered = !ctx.answered && session.response_written().is_none_or(|r| r.status.is_informational());
+    let repeatable =
+        session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+    let may = reset && unanswered && repeatable && ctx.reject.is_none() && ctx.route().retry.reset;
+    let again = may && (choose_other(ctx) || (reused && choose_same(ctx)));
+    e.set_retry(again);
+    e
+}
+
+/// Another target, if attempts and targets are left.
+fn choose_other(ctx: &mut Ctx) -> bool {
+    if let Some(target) = &ctx.target {
+        ctx.tried.push(target.address);
+    }
+    if ctx.attempts > ctx.route().retry.attempts {
+        return false;
+    }
+    ctx.next = ctx.select(&ctx.tried);
+    ctx.next.is_some()
+}
+
+/// The same target over a new connection.
+fn choose_same(ctx: &mut Ctx) -> bool {
+    if ctx.attempts > ctx.route().retry.attempts {
+        return false;
+    }
+    ctx.next = ctx.target.as_ref().map(Arc::clone);
+    ctx.next.is_some()
+}
+
+fn refuse<T>(ctx: &mut Ctx, reject: Reject) -> Result<T> {
+    ctx.reject = Some(reject);
+    Error::e_explain(ErrorType::InternalError, "no attempt")
+}

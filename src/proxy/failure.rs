@@ -1,0 +1,297 @@
+//! Causes to answers: the one place that knows which status and which words a cause becomes.
+
+use super::ctx::{conn, Ctx};
+use crate::base::units::show_size;
+use crate::error::Reject;
+use crate::wire::conn::Fault;
+use http::header;
+use log::{info, warn};
+use pingora::http::ResponseHeader;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::{FailToProxy, Session};
+use std::borrow::Cow;
+use std::fmt::Write;
+use tokio::time::Instant;
+
+/// What the client gets to see of a cause (RFC 9457); nothing in it names a target.
+struct Problem {
+    status: u16,
+    reason: &'static str,
+    title: &'static str,
+    detail: Cow<'static, str>,
+}
+
+/// The answer to a cause. 499, as in NGINX: nobody is left to answer.
+fn problem(reject: &Reject) -> Problem {
+    let (status, reason, title, detail): (u16, &str, &str, Cow<'static, str>) = match reject {
+        Reject::Head(e) => (e.status(), e.reason(), "Request not understood", e.detail().into()),
+        Reject::Chunk(why) => (400, "chunked_coding", "Request not understood", (*why).into()),
+        Reject::Path(e) => (400, e.reason(), "Path not accepted", e.detail().into()),
+        Reject::Malformed => {
+            (400, "malformed", "Request not understood", "The request is not well-formed HTTP/1.1.".into())
+        }
+        Reject::SlowHead => {
+            (408, "slow_head", "Request too slow", "The request's head did not arrive in time.".into())
+        }
+        Reject::SlowBody => {
+            (408, "slow_body", "Request too slow", "The request's body arrives too slowly.".into())
+        }
+        Reject::BodyTooLarge(limit) => (
+            413,
+            "body_too_large",
+            "Body too large",
+            format!("The request's body may have at most {} here.", show_size(*limit)).into(),
+        ),
+        Reject::NoRoute => {
+            (404, "no_route", "Service not found", "No service is configured for this host and path.".into())
+        }
+        Reject::MethodNotAllowed(allow) => (
+            405,
+            "method_not_allowed",
+            "Method not allowed",
+            format!("Allowed here: {}.", allow.join(", ")).into(),
+        ),
+        Reject::NoTarget => (
+            503,
+            "no_healthy_target",
+            "Service unavailable",
+            "No instance of this service is able to answer now.".into(),
+        ),
+        Reject::TooManyConnections => {
+            (503, "too_many_connections", "Gateway busy", "The gateway has no connection to spare.".into())
+        }
+        Reject::TooManyFromAddress => (
+            429,
+            "too_many_connections_from_address",
+            "Too many connections",
+            "Too many connections come from your address.".into(),
+        ),
+        Reject::Connect => {
+            (502, "connect", "Bad gateway", "No connection could be made to the service.".into())
+        }
+        Reject::UpstreamBroke => {
+            (502, "upstream_broke", "Bad gateway", "The service broke off or did not answer in HTTP.".into())
+        }
+        Reject::UpstreamTimeout => {
+            (504, "upstream_timeout", "Gateway timeout", "The service did not answer in time.".into())
+        }
+        Reject::ExchangeTimeout => {
+            (504, "exchange_timeout", "Gateway timeout", "The whole exchange took longer than it may.".into())
+        }
+        Reject::ClientGone => (499, "client_gone", "Client closed request", "".into()),
+        Reject::Internal => {
+            (500, "internal", "Internal error", "The gateway failed to handle this request.".into())
+        }
+    };
+    Problem { status, reason, title, detail }
+}
+
+impl Problem {
+    /// The body: `type`, `title`, `status`, `detail`, `instance` (RFC 9457 §3.1) and `error`, the title again for
+    /// simple clients.
+    fn json(&self, id: &str) -> String {
+        let (title, detail) = (quoted(self.title), quoted(&self.detail));
+        format!(
+            r#"{{"type":"urn:portcullis:problem:{}","title":{title},"status":{},"detail":{detail},"instance":{},"error":{title}}}"#,
+            self.reason,
+            self.status,
+            quoted(id)
+        ) + "\n"
+    }
+}
+
+/// A JSON string (RFC 8259 §7).
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c < ' ' => {
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// The methods named to who asks with CONNECT or TRACE (RFC 9110 §15.5.6 wants some).
+const USUAL_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+fn allow(reject: &Reject, status: u16) -> Option<String> {
+    match reject {
+        Reject::MethodNotAllowed(methods) => Some(methods.join(", ")),
+        _ if status == 405 => Some(USUAL_METHODS.to_owned()),
+        _ => None,
+    }
+}
+
+/// The whole HTTP/1.1 answer to a connection that never became a session; it closes.
+pub fn raw_answer(reject: &Reject, id: &str) -> (u16, Vec<u8>) {
+    let problem = problem(reject);
+    let status = http::StatusCode::from_u16(problem.status).unwrap_or(http::StatusCode::BAD_REQUEST);
+    let body = problem.json(id);
+    let mut answer = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nX-Request-Id: {id}\r\nConnection: close\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or("Error"),
+        body.len(),
+    );
+    if let Some(allow) = allow(reject, problem.status) {
+        let _ = write!(answer, "Allow: {allow}\r\n");
+    }
+    if matches!(problem.status, 429 | 503) {
+        answer.push_str("Retry-After: 1\r\n");
+    }
+    answer.push_str("\r\n");
+    answer.push_str(&body);
+    (problem.status, answer.into_bytes())
+}
+
+/// Answers a request that was refused before anything went upstream.
+pub(super) async fn refuse(session: &mut Session, ctx: &mut Ctx, reject: Reject) -> Result<()> {
+    if reject == Reject::NoTarget {
+        if let Some(upstream) = &ctx.upstream {
+            upstream.complain();
+        }
+    }
+    let sent = send(session, ctx, &reject).await;
+    ctx.reject = Some(reject);
+    sent
+}
+
+/// Answers a request that failed on its way, if an answer is still possible. The connection is not used again:
+/// what was left unread on it is not known.
+pub(super) async fn after_error(session: &mut Session, ctx: &mut Ctx, e: &Error) -> FailToProxy {
+    let reject = cause(session, ctx, e);
+    session.set_keepalive(None);
+    let status = problem(&reject).status;
+    let begun = session.response_written().is_some_and(|r| !r.status.is_informational());
+    if !begun && reject != Reject::ClientGone {
+        let _ = send(session, ctx, &reject).await;
+    }
+    ctx.reject = Some(reject);
+    FailToProxy { error_code: status, can_reuse_downstream: false }
+}
+
+/// Why a request failed: what a filter noted, what the connection noted, else what Pingora says.
+fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
+    if let Some(reject) = &ctx.reject {
+        return reject.clone();
+    }
+    match conn(session).and_then(|c| c.fault()) {
+        Some(Fault::ExchangeTimeout) => return Reject::ExchangeTimeout,
+        Some(Fault::SlowBody) => return Reject::SlowBody,
+        Some(Fault::StalledWrite) => return Reject::ClientGone,
+        Some(Fault::Chunk(why)) => return Reject::Chunk(why),
+        None => {}
+    }
+    use ErrorType as T;
+    let out_of_time = ctx.forwards() && Instant::now() >= ctx.deadline;
+    match (e.esource(), e.etype()) {
+        (
+            ErrorSource::Upstream,
+            T::ConnectTimedout | T::ReadTimedout | T::WriteTimedout | T::TLSHandshakeTimedout,
+        ) => {
+            if out_of_time {
+                Reject::ExchangeTimeout
+            } else {
+                Reject::UpstreamTimeout
+            }
+        }
+        (
+            ErrorSource::Upstream,
+            T::ConnectRefused
+            | T::ConnectNoRoute
+            | T::ConnectError
+            | T::ConnectProxyFailure
+            | T::BindError
+            | T::SocketError,
+        ) => Reject::Connect,
+        (ErrorSource::Upstream, _) => Reject::UpstreamBroke,
+        (ErrorSource::Downstream, T::ReadError | T::WriteError | T::ConnectionClosed | T::WriteTimedout) => {
+            Reject::ClientGone
+        }
+        (ErrorSource::Downstream, T::ReadTimedout) => Reject::SlowBody,
+        (ErrorSource::Downstream, _) => Reject::Malformed,
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Reject::Internal,
+    }
+}
+
+async fn send(session: &mut Session, ctx: &Ctx, reject: &Reject) -> Result<()> {
+    let problem = problem(reject);
+    let body = problem.json(ctx.id.to_str().unwrap_or_default());
+    let mut head = ResponseHeader::build(problem.status, Some(7))?;
+    head.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    head.insert_header("X-Request-Id", ctx.id.clone())?;
+    if let Some(allow) = allow(reject, problem.status) {
+        head.insert_header(header::ALLOW, allow)?;
+    }
+    if matches!(problem.status, 429 | 503) {
+        head.insert_header(header::RETRY_AFTER, "1")?;
+    }
+    let head_only = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(head), head_only).await?;
+    if !head_only {
+        session.write_response_body(Some(body.into()), true).await?;
+    }
+    Ok(())
+}
+
+/// One line for each request that the gateway itself ended: faults as warnings, refusals of the client's at level info.
+pub(super) fn log(session: &Session, e: Option<&Error>, ctx: &Ctx) {
+    let Some(reject) = &ctx.reject else { return };
+    let problem = problem(reject);
+    if problem.status < 500 && !log::log_enabled!(log::Level::Info) {
+        return;
+    }
+    let request = session.req_header();
+    let id = ctx.id.to_str().unwrap_or_default();
+    let mut line =
+        format!("{id} {} {} -> {} {}", request.method, request.uri.path(), problem.status, problem.reason);
+    if let Some(route) = &ctx.route {
+        let _ = write!(line, ", route {}", route.name);
+    }
+    if let (Some(upstream), Some(target)) = (&ctx.upstream, &ctx.target) {
+        let _ = write!(
+            line,
+            ", upstream {}, target {}, attempts {}",
+            upstream.name(),
+            target.address,
+            ctx.attempts
+        );
+    }
+    if let Some(e) = e {
+        let _ = write!(line, ": {e}");
+    }
+    if problem.status >= 500 {
+        warn!("{line}");
+    } else {
+        info!("{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_json_with_the_title_as_error() {
+        let json = problem(&Reject::NoRoute).json("ab\"c");
+        let value: serde_yaml::Value = serde_yaml::from_str(&json).unwrap(); // YAML reads JSON
+        assert_eq!(value["status"], 404);
+        assert_eq!(value["error"], "Service not found");
+        assert_eq!(value["title"], value["error"]);
+        assert_eq!(value["instance"], "ab\"c");
+    }
+
+    #[test]
+    fn no_body_names_a_target() {
+        for reject in [Reject::Connect, Reject::UpstreamBroke, Reject::UpstreamTimeout, Reject::NoTarget] {
+            assert!(!problem(&reject).json("x").contains("127."), "{reject:?}");
+        }
+    }
+}

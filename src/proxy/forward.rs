@@ -1,0 +1,179 @@
+//! The request that goes upstream: hop-by-hop fields are gone already (Pingora's standard policy, RFC 9110
+//! §7.6.1), so what a client nominates in `Connection` cannot take away what is added here.
+
+use super::ctx::{conn, Ctx};
+use super::request::{host_as_sent, target};
+use crate::policy::headers::HeaderEdits;
+use crate::policy::rewrite::Rewrite;
+use crate::policy::Forward;
+use http::header::{self, HeaderName, HeaderValue};
+use pingora::http::RequestHeader;
+use pingora::Result;
+use pingora_proxy::Session;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+const X_FORWARDED_FOR: &str = "X-Forwarded-For";
+const X_FORWARDED_PROTO: &str = "X-Forwarded-Proto";
+const X_FORWARDED_HOST: &str = "X-Forwarded-Host";
+const X_FORWARDED_PORT: &str = "X-Forwarded-Port";
+
+/// Writes the gateway's fields and the route's changes into the upstream's request.
+pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+    if !ctx.peer_trusted {
+        drop_spoofed(request);
+    }
+    identify_client(session, request)?;
+    request.insert_header("X-Request-Id", ctx.id.clone())?;
+    via(request)?;
+    for policy in ctx.route().chain.forward() {
+        match policy {
+            Forward::Rewrite(change) => rewrite(request, change)?,
+            Forward::Headers(edits) => edit(request, edits)?,
+        }
+    }
+    Ok(())
+}
+
+/// Removes what only a trusted proxy may say: every spelling that some server folds to one of these names.
+fn drop_spoofed(request: &mut RequestHeader) {
+    let spoofed: Vec<HeaderName> =
+        request.headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect();
+    for name in &spoofed {
+        request.remove_header(name);
+    }
+}
+
+/// Names that say who the client is or how it came, `_` taken for `-` as CGI-like servers do.
+fn is_forwarding(name: &str) -> bool {
+    const PREFIX: &[u8] = b"x-forwarded";
+    const NAMES: [&[u8]; 6] = [
+        b"forwarded",
+        b"x-real-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"true-client-ip",
+        b"x-request-id",
+    ];
+    let same = |a: &u8, b: &u8| a == b || (*a == b'_' && *b == b'-');
+    let name = name.as_bytes();
+    let begins = |with: &[u8]| name.len() >= with.len() && name.iter().zip(with).all(|(a, b)| same(a, b));
+    begins(PREFIX) || NAMES.iter().any(|n| name.len() == n.len() && begins(n))
+}
+
+/// `X-Forwarded-*` and `Forwarded` (RFC 7239): appended to what a trusted proxy says, else written anew.
+fn identify_client(session: &Session, request: &mut RequestHeader) -> Result<()> {
+    let conn = conn(session);
+    let peer = conn.and_then(|c| c.peer).map(|p| p.to_canonical());
+    let host = host_as_sent(session.req_header());
+    if let Some(peer) = peer {
+        let chain = joined(request, X_FORWARDED_FOR, &peer.to_string());
+        request.insert_header(X_FORWARDED_FOR, chain)?;
+    }
+    let mut element = format!("for={};proto=http", node(peer));
+    if !host.is_empty() {
+        let _ = if host.contains(':') {
+            write!(element, ";host=\"{host}\"")
+        } else {
+            write!(element, ";host={host}")
+        };
+    }
+    let forwarded = joined(request, "Forwarded", &element);
+    request.insert_header(header::FORWARDED, forwarded)?;
+    insert_absent(request, X_FORWARDED_PROTO, "http")?;
+    if !host.is_empty() {
+        insert_absent(request, X_FORWARDED_HOST, &*host)?;
+    }
+    match conn.map_or(0, |c| c.local_port) {
+        0 => Ok(()),
+        port => insert_absent(request, X_FORWARDED_PORT, &port.to_string()),
+    }
+}
+
+/// A node identifier of RFC 7239 §6.
+fn node(peer: Option<IpAddr>) -> String {
+    match peer {
+        None => "unknown".to_owned(),
+        Some(IpAddr::V4(v4)) => v4.to_string(),
+        Some(IpAddr::V6(v6)) => format!("\"[{v6}]\""),
+    }
+}
+
+/// All values of a field and one more, as one list.
+fn joined(request: &RequestHeader, name: &str, last: &str) -> String {
+    let mut list = String::new();
+    for value in request.headers.get_all(name) {
+        list.push_str(&String::from_utf8_lossy(value.as_bytes()));
+        list.push_str(", ");
+    }
+    list.push_str(last);
+    list
+}
+
+fn insert_absent(request: &mut RequestHeader, name: &'static str, value: &str) -> Result<()> {
+    if !request.headers.contains_key(name) {
+        request.insert_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// RFC 9110 §7.6.3: a gateway names itself in each request it forwards.
+fn via(request: &mut RequestHeader) -> Result<()> {
+    let protocol = if request.version == http::Version::HTTP_10 { "1.0" } else { "1.1" };
+    if request.headers.contains_key(header::VIA) {
+        let list = joined(request, "Via", &format!("{protocol} portcullis"));
+        return request.insert_header(header::VIA, list);
+    }
+    request.insert_header(header::VIA, HeaderValue::from_static("1.1 portcullis"))
+}
+
+fn rewrite(request: &mut RequestHeader, change: &Rewrite) -> Result<()> {
+    if let Some(host) = &change.host {
+        request.insert_header(header::HOST, host.clone())?;
+    }
+    let Some(change) = &change.path else { return Ok(()) };
+    let (path, query) = target(request);
+    let mut target = change.apply(path).into_owned();
+    if request.uri.query().is_some() {
+        target.push('?');
+        target.push_str(query);
+    }
+    request.set_raw_path(target.as_bytes())
+}
+
+fn edit(request: &mut RequestHeader, edits: &HeaderEdits) -> Result<()> {
+    for name in &edits.remove {
+        request.remove_header(name);
+    }
+    for (name, value) in &edits.set {
+        request.insert_header(name.clone(), value.clone())?;
+    }
+    for (name, value) in &edits.add {
+        request.append_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_forwarding_field_is_known() {
+        for name in [
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x-forwarded_host",
+            "x-forwarded-user",
+            "forwarded",
+            "x_real_ip",
+            "true-client-ip",
+            "x-request-id",
+        ] {
+            assert!(is_forwarding(name), "{name}");
+        }
+        for name in ["x-forward", "forwarded-by-me", "x-real-ipsum", "x-tenant", "via"] {
+            assert!(!is_forwarding(name), "{name}");
+        }
+    }
+}

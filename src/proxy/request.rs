@@ -1,0 +1,190 @@
+//! From a parsed head to a decision: normalise, route, admit, choose.
+
+use super::ctx::{conn, Ctx};
+use super::response::Answer;
+use crate::base::path;
+use crate::base::request::Request;
+use crate::error::Reject;
+use crate::gateway::Action;
+use crate::router::Outcome;
+use crate::upstream::balance::HashOn;
+use bytes::Bytes;
+use http::header;
+use pingora::http::RequestHeader;
+use pingora::{Error, ErrorType, Result};
+use pingora_proxy::Session;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// Decides about a request: `None` lets it go upstream, `Some` is the gateway's own answer.
+///
+/// # Errors
+/// Why it is refused.
+pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answer>, Reject> {
+    identify(session, ctx);
+    normalise(session.req_header_mut())?;
+    find_route(session, ctx)?;
+    admit(session, ctx)?;
+    let route = Arc::clone(ctx.route.as_ref().expect("just found"));
+    let split = match &route.action {
+        Action::Redirect(redirect) => {
+            let request = session.req_header();
+            let (path, query) = target(request);
+            return Ok(Some(Answer::redirect(redirect, &host_as_sent(request), path, query)));
+        }
+        Action::Respond(respond) => return Ok(Some(Answer::fixed(respond))),
+        Action::Forward(split) => split,
+    };
+    ctx.upstream = Some(Arc::clone(split.choose()));
+    hash(session.req_header(), ctx);
+    ctx.next = ctx.select(&[]);
+    if ctx.next.is_none() {
+        return Err(Reject::NoTarget);
+    }
+    ctx.deadline = ctx.started + route.timeout;
+    if let Some(conn) = conn(session) {
+        conn.set_deadline(ctx.deadline);
+    }
+    Ok(None)
+}
+
+/// Counts body bytes and holds them to the route's limit.
+///
+/// # Errors
+/// When there are too many.
+pub(super) fn count_body(body: &Option<Bytes>, ctx: &mut Ctx) -> Result<()> {
+    ctx.body_received += body.as_ref().map_or(0, |b| b.len() as u64);
+    let Some(limit) = ctx.route().chain.body_limit() else { return Ok(()) };
+    limit.received(ctx.body_received).map_err(|reject| {
+        ctx.reject = Some(reject);
+        Error::explain(ErrorType::InternalError, "body too large").into_down()
+    })
+}
+
+/// The path and the query (without `?`) as they are now.
+pub(super) fn target(request: &RequestHeader) -> (&str, &str) {
+    (request.uri.path(), request.uri.query().unwrap_or_default())
+}
+
+/// The Host field as the client sent it.
+pub(super) fn host_as_sent(request: &RequestHeader) -> Cow<'_, str> {
+    request
+        .headers
+        .get(header::HOST)
+        .map_or(Cow::Borrowed(""), |host| String::from_utf8_lossy(host.as_bytes()))
+}
+
+/// Who asks, and under which id.
+fn identify(session: &Session, ctx: &mut Ctx) {
+    let Some(peer) = conn(session).and_then(|c| c.peer) else { return };
+    ctx.peer_trusted = ctx.gateway.trusted.contains(peer);
+    if !ctx.peer_trusted {
+        ctx.client = Some(peer.to_canonical());
+        return;
+    }
+    let fields = &session.req_header().headers;
+    let forwarded = fields.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok());
+    ctx.client = Some(ctx.gateway.trusted.client(peer, forwarded));
+    if let Some(id) = fields.get("x-request-id") {
+        if (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic) {
+            ctx.id = id.clone();
+        }
+    }
+}
+
+/// Makes the path the one that everything after this sees: routing, policies, the upstream.
+fn normalise(request: &mut RequestHeader) -> Result<(), Reject> {
+    let raw = request.raw_path();
+    if raw == b"*" {
+        return Ok(()); // OPTIONS for the server as a whole (RFC 9110 §9.3.7); no route has this path
+    }
+    let (given, query) = path::split_target(raw);
+    let normal = path::normalise(given).map_err(Reject::Path)?;
+    let as_received = matches!(normal, Cow::Borrowed(_)) && raw.first() == Some(&b'/');
+    if as_received {
+        return Ok(());
+    }
+    let mut target = normal.into_owned().into_bytes();
+    if let Some(query) = query {
+        target.push(b'?');
+        target.extend_from_slice(query);
+    }
+    request.set_raw_path(&target).map_err(|_| Reject::Malformed)
+}
+
+fn find_route(session: &Session, ctx: &mut Ctx) -> Result<(), Reject> {
+    let request = session.req_header();
+    let host = request.headers.get(header::HOST).map_or("", |h| h.to_str().unwrap_or_default());
+    let host = bare_host(host);
+    let (path, query) = target(request);
+    let view =
+        Request { method: request.method.as_str(), host: &host, path, query, headers: &request.headers };
+    match ctx.gateway.router.find(&view) {
+        Outcome::Found(route) => {
+            ctx.route = Some(Arc::clone(route));
+            Ok(())
+        }
+        Outcome::NotFound => Err(Reject::NoRoute),
+        Outcome::MethodNotAllowed(allow) => {
+            Err(Reject::MethodNotAllowed(allow.into_iter().map(str::to_owned).collect()))
+        }
+    }
+}
+
+fn admit(session: &Session, ctx: &Ctx) -> Result<(), Reject> {
+    let length = session.req_header().headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    ctx.route().chain.admit(length)
+}
+
+/// The host in lower case, without port and without the dot of a fully qualified name.
+fn bare_host(host: &str) -> Cow<'_, str> {
+    let end = match host.rfind(':') {
+        Some(colon) if !host[colon..].contains(']') => colon,
+        _ => host.len(),
+    };
+    let bare = &host[..end];
+    let bare = bare.strip_suffix('.').unwrap_or(bare);
+    if bare.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Cow::Owned(bare.to_ascii_lowercase());
+    }
+    Cow::Borrowed(bare)
+}
+
+fn hash(request: &RequestHeader, ctx: &mut Ctx) {
+    let Some(on) = ctx.upstream.as_ref().and_then(|u| u.hash_on()) else { return };
+    let value = match on {
+        HashOn::Header(name) => request.headers.get(name).map(|v| v.as_bytes().to_vec()),
+        HashOn::Cookie(name) => cookie(request, name).map(<[u8]>::to_vec),
+        HashOn::Path => Some(request.uri.path().as_bytes().to_vec()),
+        HashOn::ClientIp => None,
+    };
+    let client = || ctx.client.map(|c| c.to_string().into_bytes()).unwrap_or_default();
+    ctx.hash_key = value.unwrap_or_else(client);
+}
+
+/// The value of a cookie (RFC 6265 §5.4).
+fn cookie<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a [u8]> {
+    let pairs =
+        request.headers.get_all(header::COOKIE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b';'));
+    pairs.map(<[u8]>::trim_ascii).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_bared() {
+        for (given, bare) in [
+            ("A.Test:80", "a.test"),
+            ("a.test.", "a.test"),
+            ("[::1]:8080", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("", ""),
+            ("1.2.3.4:1", "1.2.3.4"),
+        ] {
+            assert_eq!(bare_host(given), bare, "{given}");
+        }
+    }
+}

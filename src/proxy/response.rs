@@ -1,0 +1,128 @@
+//! The response that goes to the client: an upstream's, cleaned and dressed, or the gateway's own.
+
+use super::ctx::{conn, Ctx};
+use crate::policy::headers::HeaderEdits;
+use crate::policy::redirect::Redirect;
+use crate::policy::respond::Respond;
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::Version;
+use pingora::http::ResponseHeader;
+use pingora::Result;
+use pingora_proxy::Session;
+use std::time::Duration;
+
+/// Takes from an upstream's response what belongs to its connection alone (RFC 9110 §7.6.1), and notes that it came.
+pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut Ctx) {
+    if response.status == 101 {
+        if let Some(conn) = conn(session) {
+            conn.become_tunnel();
+        }
+        return; // Connection and Upgrade are the answer itself (RFC 9110 §7.8)
+    }
+    remove_hop_by_hop(response);
+    response.set_version(Version::HTTP_11); // the version is each hop's own (RFC 9112 §2.3)
+    ctx.answered = !response.status.is_informational();
+}
+
+/// Adds the gateway's fields and the route's edits.
+pub(super) fn dress(session: &Session, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+    if response.status.is_informational() {
+        return Ok(());
+    }
+    // A client of HTTP/1.0 does not know chunks (RFC 9112 §6.1): without them the end of the connection ends the body.
+    if session.req_header().version == Version::HTTP_10 {
+        response.remove_header(&header::TRANSFER_ENCODING);
+    }
+    response.insert_header("X-Request-Id", ctx.id.clone())?;
+    response.insert_header("Server-Timing", server_timing(ctx))?;
+    ctx.route().chain.respond().iter().try_for_each(|edits| edit(response, edits))
+}
+
+/// How long the gateway and how long the upstream took so far, in milliseconds (W3C Server Timing).
+fn server_timing(ctx: &Ctx) -> String {
+    let upstream = if ctx.attempts > 0 { ctx.attempt_started.elapsed() } else { Duration::ZERO };
+    let gateway = ctx.started.elapsed().saturating_sub(upstream);
+    let millis = |d: Duration| d.as_secs_f64() * 1_000.0;
+    if ctx.attempts == 0 {
+        return format!("gateway;dur={:.3}", millis(gateway));
+    }
+    format!("gateway;dur={:.3}, upstream;dur={:.3}", millis(gateway), millis(upstream))
+}
+
+fn remove_hop_by_hop(response: &mut ResponseHeader) {
+    const NAMES: [HeaderName; 6] = [
+        header::CONNECTION,
+        header::UPGRADE,
+        header::TE,
+        header::TRAILER, // HTTP/1.1 trailers are not passed on (RFC 9110 §6.5.1 lets a gateway drop them)
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ];
+    let nominated: Vec<HeaderName> = response
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|v| v.as_bytes().split(|b| *b == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        // These frame the message: an upstream that nominates them would unframe it.
+        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING)
+        .collect();
+    for name in nominated.iter().chain(&NAMES) {
+        response.remove_header(name);
+    }
+}
+
+fn edit(response: &mut ResponseHeader, edits: &HeaderEdits) -> Result<()> {
+    for name in &edits.remove {
+        response.remove_header(name);
+    }
+    for (name, value) in &edits.set {
+        response.insert_header(name.clone(), value.clone())?;
+    }
+    for (name, value) in &edits.add {
+        response.append_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// An answer of the gateway's own.
+pub(super) struct Answer {
+    status: u16,
+    location: Option<String>,
+    content_type: Option<HeaderValue>,
+    body: Bytes,
+}
+
+impl Answer {
+    pub(super) fn redirect(redirect: &Redirect, host: &str, path: &str, query: &str) -> Self {
+        let location = Some(redirect.location(host, path, query));
+        Answer { status: redirect.status, location, content_type: None, body: Bytes::new() }
+    }
+
+    pub(super) fn fixed(respond: &Respond) -> Self {
+        let content_type = (!respond.body.is_empty()).then(|| respond.content_type.clone());
+        Answer { status: respond.status, location: None, content_type, body: respond.body.clone() }
+    }
+
+    /// Sends it. The connection stays usable when the request had no body left to read.
+    pub(super) async fn write(self, session: &mut Session, ctx: &Ctx) -> Result<()> {
+        let mut head = ResponseHeader::build(self.status, Some(6))?;
+        if let Some(location) = self.location {
+            head.insert_header(header::LOCATION, location)?;
+        }
+        if let Some(content_type) = self.content_type {
+            head.insert_header(header::CONTENT_TYPE, content_type)?;
+        }
+        if !matches!(self.status, 204 | 304) {
+            head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
+        }
+        dress(session, &mut head, ctx)?;
+        let body = if session.req_header().method == http::Method::HEAD { Bytes::new() } else { self.body };
+        session.write_response_header(Box::new(head), body.is_empty()).await?;
+        if !body.is_empty() {
+            session.write_response_body(Some(body), true).await?;
+        }
+        Ok(())
+    }
+}

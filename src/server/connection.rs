@@ -1,0 +1,209 @@
+//! One connection's life: admitted, parked, a head read and checked, handed to the engine, and parked again.
+
+use super::Shared;
+use crate::error::Reject;
+use crate::gateway::Limits;
+use crate::proxy::ctx::new_id;
+use crate::proxy::{failure, Proxy};
+use crate::wire::conn::{Conn, NoHead, Pace, Socket};
+use log::info;
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::Stream;
+use pingora_proxy::HttpProxy;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{watch, Notify};
+
+/// A connection that is let in.
+pub struct Admission {
+    /// The accepted socket.
+    pub socket: Socket,
+    /// The client's address; none on a Unix socket.
+    pub peer: Option<IpAddr>,
+    /// The port it connected to; 0 on a Unix socket.
+    pub port: u16,
+    /// Counts the connection until it is dropped.
+    pub ticket: Arc<Ticket>,
+}
+
+/// Connections and requests that are there now.
+#[derive(Default)]
+pub struct Counters {
+    connections: AtomicUsize,
+    requests: AtomicUsize,
+    done: Notify,
+    /// By address; only kept while a limit by address is configured.
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Counters {
+    /// Requests in flight.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no request is in flight.
+    pub async fn idle(&self) {
+        loop {
+            let done = self.done.notified();
+            if self.requests() == 0 {
+                return;
+            }
+            done.await;
+        }
+    }
+}
+
+/// One admitted connection; gives its place back when it is dropped.
+pub struct Ticket {
+    shared: Arc<Shared>,
+    address: Option<IpAddr>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let counters = &self.shared.counters;
+        counters.connections.fetch_sub(1, Ordering::Relaxed);
+        let Some(address) = self.address else { return };
+        let mut by_address = counters.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&address);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Lets a connection in while there is room.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Arc<Ticket>, Reject> {
+        let gateway = self.gateway.load();
+        let limits = &gateway.limits;
+        if self.counters.connections.fetch_add(1, Ordering::Relaxed) >= limits.connections {
+            self.counters.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Reject::TooManyConnections);
+        }
+        // From here on the ticket's drop takes the count back.
+        let mut ticket = Ticket { shared: Arc::clone(self), address: None };
+        if let (Some(most), Some(peer)) = (limits.connections_per_address, peer) {
+            if !gateway.trusted.contains(peer) {
+                let site = site(peer);
+                let mut by_address = self.counters.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+                let count = by_address.entry(site).or_insert(0);
+                if *count >= most {
+                    drop(by_address);
+                    return Err(Reject::TooManyFromAddress);
+                }
+                *count += 1;
+                ticket.address = Some(site);
+            }
+        }
+        Ok(Arc::new(ticket))
+    }
+}
+
+/// What counts as one address: an IPv6 client has its whole /64.
+fn site(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 => v4,
+    }
+}
+
+/// A request in flight; the last one to end wakes who waits for an idle gateway.
+struct InFlight<'a>(&'a Counters);
+
+impl<'a> InFlight<'a> {
+    fn new(counters: &'a Counters) -> Self {
+        counters.requests.fetch_add(1, Ordering::SeqCst);
+        InFlight(counters)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if self.0.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.done.notify_waiters();
+        }
+    }
+}
+
+/// Serves requests on one connection until it ends.
+pub async fn serve(
+    admission: Admission,
+    proxy: Arc<HttpProxy<Proxy>>,
+    shared: Arc<Shared>,
+    draining: watch::Receiver<bool>,
+) {
+    let Admission { socket, peer, port, ticket } = admission;
+    let pace = pace(&shared.gateway.load().limits);
+    let mut conn = Box::new(Conn::new(socket, peer, port, pace, ticket));
+    let mut served = 0;
+    loop {
+        let limits = shared.gateway.load().limits;
+        if !conn.wait_for_request(limits.idle_timeout).await {
+            return;
+        }
+        let _in_flight = InFlight::new(&shared.counters);
+        let head = match conn.read_head(&limits.head, limits.header_timeout).await {
+            Ok((_, head)) => head,
+            Err(no_head) => return refuse(*conn, no_head).await,
+        };
+        served += 1;
+        let mut session = ServerSession::new_http1(conn);
+        session.set_pipelined_prefix(head);
+        session.set_read_timeout(None); // `Conn` has the clocks
+        if served >= limits.requests_per_connection {
+            session.set_keepalive_reuses_remaining(Some(0));
+        }
+        let Some(reused) = proxy.process_new_http(session, &draining).await else { return };
+        let (stream, _) = reused.consume();
+        let Some(back) = own(stream) else { return };
+        conn = back;
+    }
+}
+
+fn pace(limits: &Limits) -> Pace {
+    Pace { write: limits.write_timeout, body_rate: limits.min_body_rate, body_grace: Limits::BODY_GRACE }
+}
+
+/// The stream that the engine hands back is the connection it was given.
+fn own(stream: Stream) -> Option<Box<Conn>> {
+    stream.into_any().downcast().ok()
+}
+
+async fn refuse(conn: Conn, no_head: NoHead) {
+    let reject = match no_head {
+        NoHead::Closed => return,
+        NoHead::Slow => Reject::SlowHead,
+        NoHead::Refused(error) => Reject::Head(error),
+    };
+    let id = new_id();
+    let id = id.to_str().unwrap_or_default();
+    let (status, answer) = failure::raw_answer(&reject, id);
+    let reason: &dyn Display = match &reject {
+        Reject::Head(error) => &error.reason(),
+        _ => &"slow_head",
+    };
+    log_refusal(id, conn.peer, status, reason);
+    conn.answer_and_close(&answer).await;
+}
+
+/// One line for a refusal made before there was a session.
+pub(super) fn log_refusal(id: &str, peer: Option<IpAddr>, status: u16, reason: &dyn Display) {
+    match peer {
+        Some(peer) => info!("{id} from {peer} -> {status} {reason}"),
+        None => info!("{id} -> {status} {reason}"),
+    }
+}

@@ -1,0 +1,59 @@
+//! When to leave: SIGTERM and SIGINT stop accepting, let requests finish within the grace period, and end the
+//! process as soon as none is left; a second signal ends it at once. An idle gateway leaves at once.
+
+use super::Shared;
+use async_trait::async_trait;
+use log::{info, warn};
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{signal, Signal, SignalKind};
+use tokio::sync::watch;
+
+/// Waits for signals in Pingora's stead and drains before it reports one.
+pub struct Drain {
+    shared: Arc<Shared>,
+    grace: Duration,
+    begun: watch::Sender<bool>,
+}
+
+impl Drain {
+    /// A drain that has not begun.
+    pub fn new(shared: Arc<Shared>, grace: Duration) -> Self {
+        Drain { shared, grace, begun: watch::Sender::new(false) }
+    }
+
+    /// Turns true when no more connections shall be accepted and answers shall say `Connection: close`.
+    pub fn begun(&self) -> watch::Receiver<bool> {
+        self.begun.subscribe()
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Drain {
+    async fn recv(&self) -> ShutdownSignal {
+        let hear = |kind: SignalKind| signal(kind).expect("the kernel lets a process handle these signals");
+        let (mut term, mut int) = (hear(SignalKind::terminate()), hear(SignalKind::interrupt()));
+        let name = either(&mut term, &mut int).await;
+        let busy = self.shared.counters.requests();
+        info!("{name}: no new connections; {busy} requests in flight, at most {:?} for them", self.grace);
+        self.begun.send_replace(true);
+        tokio::select! {
+            () = self.shared.counters.idle() => {}
+            () = tokio::time::sleep(self.grace) => {
+                warn!("the grace period is over, {} requests are cut off", self.shared.counters.requests());
+            }
+            name = either(&mut term, &mut int) => {
+                warn!("a second signal ({name}), {} requests are cut off", self.shared.counters.requests());
+            }
+        }
+        ShutdownSignal::FastShutdown
+    }
+}
+
+async fn either(term: &mut Signal, int: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+    }
+}

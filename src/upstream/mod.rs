@@ -1,0 +1,209 @@
+//! Upstreams: who can serve a request now, and how to reach it.
+//!
+//! An [`Upstream`] owns its targets, their health and their balancer, and keeps them fresh in the background. The
+//! request path only reads: it never resolves a name, never waits for a check, and gets a [`Target`] or nothing.
+//! Routes and policies are not known here.
+
+pub mod balance;
+pub mod discover;
+pub mod health;
+pub mod peer;
+
+use crate::upstream::balance::Balancer;
+use crate::upstream::discover::{Known, Name, Resolver};
+use crate::upstream::health::{Checks, HealthSpec};
+use crate::upstream::peer::{Target, Timeouts};
+use arc_swap::ArcSwap;
+use balance::{HashOn, Method};
+use log::warn;
+use pingora_load_balancing::Backend;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The targets by address, shared by selection and health checks and replaced as a whole.
+pub type Targets = Arc<ArcSwap<FxHashMap<SocketAddr, Arc<Target>>>>;
+
+/// An upstream as compiled from the configuration.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its name, or its URL when it was written inline.
+    pub name: String,
+    /// Targets with an address, and their weights.
+    pub fixed: Vec<(SocketAddr, usize)>,
+    /// Targets with a name, to be resolved.
+    pub named: Vec<(String, u16, usize)>,
+    /// How a target is chosen.
+    pub method: Method,
+    /// Active checks, when there are any.
+    pub health: Option<HealthSpec>,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+    /// Idle connections to keep.
+    pub pool: usize,
+}
+
+/// A set of interchangeable targets.
+pub struct Upstream {
+    name: Arc<str>,
+    method: Method,
+    balancer: Balancer,
+    known: Arc<Known>,
+    fixed: Vec<(SocketAddr, usize)>,
+    names: Vec<Name>,
+    targets: Targets,
+    checks: Option<HealthSpec>,
+    timeouts: Timeouts,
+    complained: AtomicU64,
+    started: Instant,
+}
+
+impl Upstream {
+    /// Builds the upstream; nothing is resolved, checked or connected before [`Upstream::prepare`].
+    pub fn new(spec: Spec) -> Self {
+        let name: Arc<str> = spec.name.into();
+        let targets: Targets = Arc::default();
+        let known = Arc::new(Known::default());
+        let checks =
+            spec.health.as_ref().map(|health| Checks::new(Arc::clone(&name), health, Arc::clone(&targets)));
+        Upstream {
+            balancer: Balancer::new(&spec.method, Arc::clone(&known), checks),
+            name,
+            method: spec.method,
+            known,
+            fixed: spec.fixed,
+            names: spec.named.into_iter().map(|(host, port, weight)| Name::new(host, port, weight)).collect(),
+            targets,
+            checks: spec.health,
+            timeouts: spec.timeouts,
+            complained: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// The configured name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What `consistent_hash` hashes, if this upstream does so.
+    pub fn hash_on(&self) -> Option<&HashOn> {
+        match &self.method {
+            Method::ConsistentHash(on) => Some(on),
+            Method::RoundRobin | Method::Random => None,
+        }
+    }
+
+    /// A target that passes its checks and was not tried yet; one that was not checked yet only when there is no
+    /// other. `key` is what is hashed under `consistent_hash`.
+    pub fn select(&self, key: &[u8], tried: &[SocketAddr]) -> Option<Arc<Target>> {
+        let targets = self.targets.load();
+        self.pick(&targets, key, |t| t.is_healthy() && !tried.contains(&t.address))
+            .or_else(|| self.pick(&targets, key, |t| t.is_unchecked() && !tried.contains(&t.address)))
+    }
+
+    fn pick(
+        &self,
+        targets: &FxHashMap<SocketAddr, Arc<Target>>,
+        key: &[u8],
+        accept: impl Fn(&Target) -> bool,
+    ) -> Option<Arc<Target>> {
+        // The balancer cannot know that nobody is left and would walk its whole ring to find out.
+        if !targets.values().any(|t| accept(t)) {
+            return None;
+        }
+        let backend = self
+            .balancer
+            .select(key, targets.len(), |address| targets.get(address).is_some_and(|t| accept(t)))?;
+        targets.get(backend.addr.as_inet()?).cloned()
+    }
+
+    /// Resolves names once, runs every check once; afterwards health is known. Bounded by the resolver's and the
+    /// checks' own timeouts.
+    pub async fn prepare(&self, resolver: &Resolver) {
+        for name in &self.names {
+            name.refresh(resolver).await;
+        }
+        self.adopt().await;
+        self.balancer.check().await;
+    }
+
+    /// Keeps names and health fresh, for ever; ends when it is dropped.
+    pub async fn maintain(&self, resolver: &Resolver) {
+        tokio::join!(self.follow_names(resolver), self.keep_checking());
+    }
+
+    async fn follow_names(&self, resolver: &Resolver) {
+        while let Some(next) = self.names.iter().map(Name::due).min() {
+            tokio::time::sleep_until(next).await;
+            let mut changed = false;
+            for name in self.names.iter().filter(|name| name.due() <= next) {
+                changed |= name.refresh(resolver).await;
+            }
+            if changed {
+                self.adopt().await;
+                self.balancer.check().await;
+            }
+        }
+    }
+
+    async fn keep_checking(&self) {
+        let Some(checks) = &self.checks else { return };
+        let mut ticks = tokio::time::interval(checks.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.tick().await; // the first is at once, and `prepare` has just checked
+        loop {
+            ticks.tick().await;
+            self.balancer.check().await;
+        }
+    }
+
+    /// Says in the log why no target could be chosen, at most once a second.
+    pub fn complain(&self) {
+        let second = self.started.elapsed().as_secs() + 1;
+        if self.complained.swap(second, Ordering::Relaxed) == second {
+            return;
+        }
+        let targets = self.targets.load();
+        let mut reasons: Vec<String> = targets.values().filter_map(|t| t.why_unhealthy()).collect();
+        reasons.extend(self.names.iter().filter_map(Name::trouble));
+        reasons.sort();
+        let reasons = if reasons.is_empty() { "it has no target yet".to_owned() } else { reasons.join("; ") };
+        warn!("upstream {}: no healthy target: {reasons}", self.name);
+    }
+
+    /// Makes the balancer follow what is known of addresses now; a target that stays keeps its health.
+    async fn adopt(&self) {
+        let addresses: BTreeSet<(SocketAddr, usize)> =
+            self.fixed.iter().copied().chain(self.names.iter().flat_map(Name::addresses)).collect();
+        let old = self.targets.load();
+        let target = |address: SocketAddr| {
+            old.get(&address)
+                .cloned()
+                .unwrap_or_else(|| Arc::new(Target::new(address, &self.timeouts, self.checks.is_some())))
+        };
+        self.targets
+            .store(Arc::new(addresses.iter().map(|(address, _)| (*address, target(*address))).collect()));
+        self.known.set(addresses.iter().map(|(address, weight)| backend(*address, *weight)).collect());
+        self.balancer.update().await;
+    }
+}
+
+fn backend(address: SocketAddr, weight: usize) -> Backend {
+    Backend {
+        addr: pingora::protocols::l4::socket::SocketAddr::Inet(address),
+        weight,
+        ext: Default::default(),
+    }
+}
+
+/// An address with its port.
+fn socket(ip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(ip, port)
+}
+
+/// The longest that resolving one name may take at start.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);

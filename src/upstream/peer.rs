@@ -1,0 +1,153 @@
+//! One target: its address, its health, and the peer that Pingora connects to.
+
+use pingora::upstreams::peer::HttpPeer;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long to wait for an upstream; all of them end somewhere by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a TCP connection.
+    pub connect: Duration,
+    /// Between two reads of the response, its head included.
+    pub read: Duration,
+    /// For one write of the request.
+    pub write: Duration,
+    /// For which an unused connection is kept.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Timeouts { connect: s(1), read: s(30), write: s(30), idle: s(60) }
+    }
+}
+
+const UNCHECKED: u8 = 0;
+const HEALTHY: u8 = 1;
+const UNHEALTHY: u8 = 2;
+
+/// A target of an upstream.
+///
+/// ```text
+/// unchecked --first check--> healthy <--healthy_after / unhealthy_after in a row--> unhealthy
+/// ```
+/// Without a configured check a target is healthy from the start.
+#[derive(Debug)]
+pub struct Target {
+    /// Where it listens.
+    pub address: SocketAddr,
+    peer: HttpPeer,
+    health: AtomicU8,
+    last: Mutex<LastCheck>,
+}
+
+#[derive(Debug, Default)]
+struct LastCheck {
+    /// Results in a row that speak against the present health.
+    against: usize,
+    error: Option<String>,
+}
+
+impl Target {
+    /// A target not yet checked, or healthy when nothing will check it.
+    pub fn new(address: SocketAddr, timeouts: &Timeouts, checked: bool) -> Self {
+        let mut peer = HttpPeer::new(address, false, String::new());
+        peer.options.connection_timeout = Some(timeouts.connect);
+        peer.options.total_connection_timeout = Some(timeouts.connect);
+        peer.options.read_timeout = Some(timeouts.read);
+        peer.options.write_timeout = Some(timeouts.write);
+        peer.options.idle_timeout = Some(timeouts.idle);
+        let health = AtomicU8::new(if checked { UNCHECKED } else { HEALTHY });
+        Target { address, peer, health, last: Mutex::default() }
+    }
+
+    /// The peer for one attempt, which must not wait longer for a read than `at_most`.
+    pub fn peer(&self, at_most: Duration) -> Box<HttpPeer> {
+        let mut peer = Box::new(self.peer.clone());
+        peer.options.read_timeout = peer.options.read_timeout.map(|t| t.min(at_most));
+        peer
+    }
+
+    /// Passed its last checks, or is not checked at all.
+    pub fn is_healthy(&self) -> bool {
+        self.health.load(Ordering::Relaxed) == HEALTHY
+    }
+
+    /// Waits for its first check.
+    pub fn is_unchecked(&self) -> bool {
+        self.health.load(Ordering::Relaxed) == UNCHECKED
+    }
+
+    /// Notes a check's result; `Some(healthy)` when the target's health changed by it.
+    pub fn observe(
+        &self,
+        result: &Result<(), String>,
+        healthy_after: usize,
+        unhealthy_after: usize,
+    ) -> Option<bool> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.error = result.as_ref().err().cloned();
+        let now = if result.is_ok() { HEALTHY } else { UNHEALTHY };
+        let before = self.health.load(Ordering::Relaxed);
+        if now == before {
+            last.against = 0;
+            return None;
+        }
+        last.against += 1;
+        let needed = match (before, now) {
+            (UNCHECKED, _) => 1,
+            (_, HEALTHY) => healthy_after,
+            _ => unhealthy_after,
+        };
+        if last.against < needed {
+            return None;
+        }
+        last.against = 0;
+        self.health.store(now, Ordering::Relaxed);
+        // A target that is found healthy at first is no news.
+        (before != UNCHECKED || now == UNHEALTHY).then_some(now == HEALTHY)
+    }
+
+    /// For the operator: what the last check said of a target that is not healthy.
+    pub fn why_unhealthy(&self) -> Option<String> {
+        match self.health.load(Ordering::Relaxed) {
+            HEALTHY => None,
+            UNCHECKED => Some(format!("{}: not checked yet", self.address)),
+            _ => {
+                let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+                Some(format!(
+                    "{}: {}",
+                    self.address,
+                    last.error.as_deref().unwrap_or("last check passed, not yet often enough")
+                ))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_changes_as_drawn() {
+        let target = Target::new("127.0.0.1:1".parse().unwrap(), &Timeouts::default(), true);
+        let (good, bad) = (Ok(()), Err("refused".to_owned()));
+        assert!(target.is_unchecked() && !target.is_healthy());
+        assert_eq!(target.observe(&bad, 2, 3), Some(false), "the first check decides at once");
+        assert_eq!(target.observe(&good, 2, 3), None);
+        assert!(!target.is_healthy());
+        assert_eq!(target.observe(&good, 2, 3), Some(true));
+        assert_eq!(target.observe(&bad, 2, 3), None);
+        assert_eq!(target.observe(&bad, 2, 3), None);
+        assert_eq!(target.observe(&good, 2, 3), None, "a success starts the count anew");
+        assert_eq!(target.observe(&bad, 2, 3), None);
+        assert_eq!(target.observe(&bad, 2, 3), None);
+        assert_eq!(target.observe(&bad, 2, 3), Some(false));
+        assert!(target.why_unhealthy().unwrap().contains("refused"));
+    }
+}

@@ -1,0 +1,607 @@
+//! A client's connection, as the engine sees it.
+//!
+//! Between requests a [`Conn`] is parked: it holds no buffer and waits for a byte. Then [`Conn::read_head`] reads
+//! and checks a head, and the engine gets the connection as its stream. While the engine has it, the connection
+//! - hands out the bytes of this request's body and none of the next request, which stay where they are;
+//! - ends a read or write with an error once a deadline is over: the exchange's, the slow body's, the stalled
+//!   write's ([`Conn::fault`] says which);
+//! - tells when the client has gone.
+//!
+//! Dropped with request bytes unread, it closes in two steps, so that the answer is not lost to a TCP reset.
+
+use super::chunk::{ChunkProgress, ChunkScanner};
+use super::head::{self, Framing, Head, HeadError, HeadLimits, HeadState};
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use std::future::{poll_fn, Future};
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::task::{ready, Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, Sleep};
+
+/// Room for a usual head; grows with larger ones up to the limit.
+const READ_BUFFER: usize = 4096;
+/// Head and small body leave in one segment; what is larger goes out directly.
+const WRITE_BUFFER: usize = 8192;
+/// After this a waiting connection gives its buffers back.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+/// How long a closing connection still reads what the client had sent before it saw the answer.
+const LINGER: Duration = Duration::from_secs(2);
+/// And how much.
+const LINGER_BYTES: usize = 16 << 20;
+
+/// The transport under a connection.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+/// What ended a connection's request from this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The deadline of the whole exchange.
+    ExchangeTimeout,
+    /// The body came below the minimum rate.
+    SlowBody,
+    /// The client took no byte for too long.
+    StalledWrite,
+    /// The chunked coding was broken; the sentence says how.
+    Chunk(&'static str),
+}
+
+/// What a client's slowness may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Without a byte taken.
+    pub write: Duration,
+    /// Bytes of body a second, after `grace`.
+    pub body_rate: u64,
+    /// How long a body may pause in all before the rate counts.
+    pub body_grace: Duration,
+}
+
+/// Why no head came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoHead {
+    /// The client closed, or the connection broke: nobody is left to answer.
+    Closed,
+    /// It took too long.
+    Slow,
+    /// It is refused.
+    Refused(HeadError),
+}
+
+/// How much of this request's body is still to come.
+#[derive(Debug)]
+enum Body {
+    Done,
+    Length(u64),
+    Chunked(ChunkScanner),
+}
+
+/// A client's connection.
+pub struct Conn {
+    socket: Option<Socket>,
+    /// Read from the socket, not yet given out.
+    ahead: BytesMut,
+    /// Written by the engine, not yet on its way.
+    out: Vec<u8>,
+    body: Body,
+    /// Another protocol since a 101: bytes pass both ways untouched.
+    tunnel: AtomicBool,
+    clock: Clock,
+    pace: Pace,
+    /// Milliseconds after `opened` at which the exchange must be over; 0: no limit.
+    deadline: AtomicU64,
+    opened: Instant,
+    wait: BodyWait,
+    write_since: Option<Instant>,
+    fault: Option<Fault>,
+    /// The client's address; none on a Unix socket.
+    pub peer: Option<IpAddr>,
+    /// The port the client connected to; 0 on a Unix socket.
+    pub local_port: u16,
+    /// Counts this connection for as long as it lives, lingering included.
+    _ticket: Arc<dyn Send + Sync>,
+}
+
+/// How long the client has let us wait for its body.
+#[derive(Debug, Default)]
+struct BodyWait {
+    since: Option<Instant>,
+    waited: Duration,
+    received: u64,
+    /// The client waits for our 100 first: its clock has not started.
+    held: bool,
+}
+
+impl Conn {
+    /// Takes over an accepted socket. `ticket` is dropped when the connection is closed.
+    pub fn new(
+        socket: Socket,
+        peer: Option<IpAddr>,
+        local_port: u16,
+        pace: Pace,
+        ticket: Arc<dyn Send + Sync>,
+    ) -> Self {
+        Conn {
+            socket: Some(socket),
+            ahead: BytesMut::new(),
+            out: Vec::new(),
+            body: Body::Done,
+            tunnel: AtomicBool::new(false),
+            clock: Clock::default(),
+            pace,
+            deadline: AtomicU64::new(0),
+            opened: Instant::now(),
+            wait: BodyWait::default(),
+            write_since: None,
+            fault: None,
+            peer,
+            local_port,
+            _ticket: ticket,
+        }
+    }
+
+    /// Waits for the first byte of a request; false when there will be none within `patience`.
+    pub async fn wait_for_request(&mut self, patience: Duration) -> bool {
+        if !self.ahead.is_empty() {
+            return true;
+        }
+        let deadline = Instant::now() + patience;
+        for until in [deadline.min(Instant::now() + PARK_AFTER), deadline] {
+            let ready = poll_fn(|cx| match self.socket().poll_read_ready(cx) {
+                Poll::Ready(result) => Poll::Ready(Some(result.is_ok())),
+                Poll::Pending if self.clock.is_over(cx, until) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            match ready.await {
+                Some(ready) => return ready,
+                None => self.park(),
+            }
+        }
+        false
+    }
+
+    /// Reads and checks one request head within `patience`, and prepares for its body. The head's bytes are
+    /// returned for the engine to parse.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn read_head(
+        &mut self,
+        limits: &HeadLimits,
+        patience: Duration,
+    ) -> Result<(Head, BytesMut), NoHead> {
+        let mut until = None;
+        let mut scanned = 0;
+        loop {
+            if self.ahead.len() > scanned {
+                match head::check(&self.ahead, scanned, limits) {
+                    HeadState::Complete(head) => return Ok(self.begin(head)),
+                    HeadState::Refused(error) => return Err(NoHead::Refused(error)),
+                    HeadState::Partial => scanned = self.ahead.len(),
+                }
+            }
+            // Not before it is known that the head did not come in one piece: the clock costs a system call.
+            let until = *until.get_or_insert_with(|| Instant::now() + patience);
+            match self.fill(until).await {
+                Ok(0) | Err(ErrorKind::Other) => return Err(NoHead::Closed),
+                Ok(_) => {}
+                Err(ErrorKind::TimedOut) if self.ahead.is_empty() => return Err(NoHead::Closed),
+                Err(ErrorKind::TimedOut) => return Err(NoHead::Slow),
+                Err(_) => return Err(NoHead::Closed),
+            }
+        }
+    }
+
+    /// Sets the end of the exchange; a read or write that is waiting then fails with [`Fault::ExchangeTimeout`].
+    pub fn set_deadline(&self, deadline: Instant) {
+        let millis = deadline.saturating_duration_since(self.opened).as_millis() as u64;
+        self.deadline.store(millis.max(1), Ordering::Relaxed);
+    }
+
+    /// Another protocol takes over (RFC 9110 §7.8): no framing, no deadline.
+    pub fn become_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Relaxed);
+        self.deadline.store(0, Ordering::Relaxed);
+    }
+
+    /// What ended the request from this side, if anything did.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// Writes an answer made without the engine and begins to close.
+    pub async fn answer_and_close(mut self, answer: &[u8]) {
+        self.set_deadline(Instant::now() + self.pace.write);
+        self.body = Body::Length(u64::MAX); // whatever else was sent is not worth reading, but must be drained
+        let _ = AsyncWriteExt::write_all(&mut self, answer).await;
+        let _ = self.flush().await;
+    }
+
+    fn socket(&self) -> &Socket {
+        self.socket.as_ref().expect("the socket is only taken by drop")
+    }
+
+    fn park(&mut self) {
+        self.out = Vec::new();
+        self.ahead = BytesMut::new();
+    }
+
+    async fn fill(&mut self, until: Instant) -> Result<usize, ErrorKind> {
+        if self.ahead.capacity() - self.ahead.len() < 512 {
+            self.ahead.reserve(READ_BUFFER);
+        }
+        let socket = self.socket.as_mut().expect("the socket is only taken by drop");
+        let mut read = std::pin::pin!(socket.read_buf(&mut self.ahead));
+        let clock = &mut self.clock;
+        poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result.map_err(|_| ErrorKind::Other)),
+            Poll::Pending if clock.is_over(cx, until) => Poll::Ready(Err(ErrorKind::TimedOut)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    fn begin(&mut self, head: Head) -> (Head, BytesMut) {
+        self.ahead.advance(head.skip);
+        let bytes = self.ahead.split_to(head.len - head.skip);
+        self.body = match head.framing {
+            Framing::None | Framing::Length(0) => Body::Done,
+            Framing::Length(bytes) => Body::Length(bytes),
+            Framing::Chunked => Body::Chunked(ChunkScanner::new()),
+        };
+        self.wait = BodyWait { held: head.expect_continue, ..BodyWait::default() };
+        self.deadline.store(0, Ordering::Relaxed);
+        self.fault = None;
+        (head, bytes)
+    }
+
+    fn fail(&mut self, fault: Fault) -> io::Error {
+        self.fault = Some(fault);
+        match fault {
+            Fault::Chunk(why) => io::Error::new(ErrorKind::InvalidData, why),
+            _ => ErrorKind::TimedOut.into(),
+        }
+    }
+
+    fn exchange_end(&self) -> Option<Instant> {
+        match self.deadline.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(self.opened + Duration::from_millis(millis)),
+        }
+    }
+
+    /// When the clients' body would be too slow, if it is being waited for.
+    fn body_end(&mut self) -> Option<Instant> {
+        if matches!(self.body, Body::Done) || self.wait.held || self.tunnel.load(Ordering::Relaxed) {
+            return None;
+        }
+        let now = Instant::now();
+        let since = *self.wait.since.get_or_insert(now);
+        let earned =
+            Duration::from_micros(self.wait.received.saturating_mul(1_000_000) / self.pace.body_rate.max(1));
+        let allowed = self.pace.body_grace.saturating_add(earned.min(Duration::from_secs(3600)));
+        Some(since + allowed.saturating_sub(self.wait.waited))
+    }
+
+    /// A read has to wait: fails when a deadline is over.
+    fn wait_to_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (exchange, body) = (self.exchange_end(), self.body_end());
+        let Some(until) = exchange.into_iter().chain(body).min() else { return Poll::Pending };
+        if !self.clock.is_over(cx, until) {
+            return Poll::Pending;
+        }
+        let fault = if exchange == Some(until) { Fault::ExchangeTimeout } else { Fault::SlowBody };
+        Poll::Ready(Err(self.fail(fault)))
+    }
+
+    /// A write has to wait: fails when a deadline is over.
+    fn wait_to_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let stalled = *self.write_since.get_or_insert_with(Instant::now) + self.pace.write;
+        let exchange = self.exchange_end();
+        let until = exchange.map_or(stalled, |e| e.min(stalled));
+        if !self.clock.is_over(cx, until) {
+            return Poll::Pending;
+        }
+        let fault = if exchange == Some(until) { Fault::ExchangeTimeout } else { Fault::StalledWrite };
+        Poll::Ready(self.fail(fault))
+    }
+
+    /// Bytes of the body have arrived in `bytes`: how many of them belong to it?
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(since) = self.wait.since.take() {
+            self.wait.waited += since.elapsed();
+        }
+        self.wait.received += bytes.len() as u64;
+        self.wait.held = false;
+        match &mut self.body {
+            Body::Done => Ok(0),
+            Body::Length(left) => {
+                let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= taken as u64;
+                if *left == 0 {
+                    self.body = Body::Done;
+                }
+                Ok(taken)
+            }
+            Body::Chunked(scanner) => match scanner.feed(bytes) {
+                ChunkProgress::More => Ok(bytes.len()),
+                ChunkProgress::Done(end) => {
+                    self.body = Body::Done;
+                    Ok(end)
+                }
+                ChunkProgress::Bad(why) => Err(self.fail(Fault::Chunk(why))),
+            },
+        }
+    }
+
+    /// The body is over: nothing to give, but the client's going is news.
+    fn watch_for_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            let mut peek = [0; 1];
+            if ready_or(self.socket().poll_peek(cx, &mut ReadBuf::new(&mut peek))) == Some(0) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.wait_to_read(cx)
+    }
+
+    fn read_ahead(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        let offered = self.ahead.len().min(buf.remaining());
+        let bytes = self.ahead.split_to(offered);
+        let taken = if self.tunnel.load(Ordering::Relaxed) { offered } else { self.take(&bytes)? };
+        buf.put_slice(&bytes[..taken]);
+        if taken < offered {
+            let mut rest = BytesMut::from(&bytes[taken..]);
+            rest.extend_from_slice(&self.ahead);
+            self.ahead = rest;
+        }
+        Ok(())
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let socket = self.socket.as_mut().expect("the socket is only taken by drop");
+            match Pin::new(socket).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => {
+                    self.write_since = None;
+                    self.out.drain(..n);
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => return self.wait_to_write(cx).map(Err),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let tunnel = this.tunnel.load(Ordering::Relaxed);
+        if !tunnel && matches!(this.body, Body::Done) {
+            return this.watch_for_close(cx);
+        }
+        if !this.ahead.is_empty() {
+            return Poll::Ready(this.read_ahead(buf));
+        }
+        let start = buf.filled().len();
+        let socket = this.socket.as_mut().expect("the socket is only taken by drop");
+        match Pin::new(socket).poll_read(cx, buf) {
+            Poll::Pending => return this.wait_to_read(cx),
+            Poll::Ready(result) => result?,
+        }
+        if !tunnel && buf.filled().len() > start {
+            let taken = match this.take(&buf.filled()[start..]) {
+                Ok(taken) => taken,
+                Err(e) => {
+                    buf.set_filled(start);
+                    return Poll::Ready(Err(e));
+                }
+            };
+            this.ahead.extend_from_slice(&buf.filled()[start + taken..]);
+            buf.set_filled(start + taken);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.out.len() + buf.len() <= WRITE_BUFFER {
+            this.out.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        ready!(this.poll_drain(cx))?;
+        let socket = this.socket.as_mut().expect("the socket is only taken by drop");
+        match Pin::new(socket).poll_write(cx, buf) {
+            Poll::Pending => this.wait_to_write(cx).map(Err),
+            Poll::Ready(result) => {
+                this.write_since = None;
+                Poll::Ready(result)
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_drain(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The socket itself is closed by drop, which knows whether it has to linger.
+        self.poll_drain(cx)
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        let unread = !matches!(self.body, Body::Done) || !self.ahead.is_empty();
+        let Some(socket) = self.socket.take() else { return };
+        let (Ok(runtime), true) = (tokio::runtime::Handle::try_current(), unread) else { return };
+        let ticket = Arc::clone(&self._ticket);
+        runtime.spawn(async move {
+            let _ = tokio::time::timeout(LINGER, linger(socket)).await;
+            drop(ticket);
+        });
+    }
+}
+
+/// Closing a socket with unread bytes makes the kernel send a reset, which can overtake and destroy the answer. So
+/// the writing side is closed first, and what still comes is read away for a while (RFC 9112 §9.6).
+async fn linger(mut socket: Socket) {
+    if socket.shutdown().await.is_err() {
+        return;
+    }
+    let (mut waste, mut left) = ([0; 4096], LINGER_BYTES);
+    while let Ok(n @ 1..) = socket.read(&mut waste).await {
+        left = left.saturating_sub(n);
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// One timer for all of a connection's deadlines. It is armed only when something waits, and moved only when it
+/// rings, so that a request on a busy connection costs no timer operation.
+#[derive(Default)]
+struct Clock(Option<Pin<Box<Sleep>>>);
+
+impl Clock {
+    /// Whether `until` is over; otherwise the task is woken then.
+    fn is_over(&mut self, cx: &mut Context<'_>, until: Instant) -> bool {
+        if Instant::now() >= until {
+            return true;
+        }
+        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if sleep.deadline() > until || sleep.is_elapsed() {
+            sleep.as_mut().reset(until);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= until {
+                return true;
+            }
+            sleep.as_mut().reset(until);
+        }
+        false
+    }
+}
+
+/// The number of bytes peeked at, when it is known now.
+fn ready_or(peeked: Poll<io::Result<usize>>) -> Option<usize> {
+    match peeked {
+        Poll::Ready(Ok(n)) => Some(n),
+        Poll::Ready(Err(_)) => Some(0),
+        Poll::Pending => None,
+    }
+}
+
+impl Socket {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Tcp(s) => s.poll_read_ready(cx),
+            Socket::Unix(s) => s.poll_read_ready(cx),
+        }
+    }
+
+    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        match self {
+            Socket::Tcp(s) => s.poll_peek(cx, buf),
+            Socket::Unix(_) => Poll::Pending, // tokio cannot peek at it; a client that goes is seen at the next write
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Socket::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Socket::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Socket::Unix(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Socket::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Socket::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+impl std::fmt::Debug for Conn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conn").field("peer", &self.peer).field("body", &self.body).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Conn {
+    async fn shutdown(&mut self) {
+        let _ = self.flush().await;
+    }
+}
+
+impl UniqueID for Conn {
+    fn id(&self) -> UniqueIDType {
+        match self.socket() {
+            Socket::Tcp(s) => s.as_raw_fd(),
+            Socket::Unix(s) => s.as_raw_fd(),
+        }
+    }
+}
+
+impl GetTimingDigest for Conn {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Conn {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Conn {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}
+
+impl Ssl for Conn {}
+impl Peek for Conn {}
