@@ -9,7 +9,7 @@ use super::{Shared, StartError};
 use crate::error::Reject;
 use crate::gateway::Bind;
 use crate::proxy::{failure, Proxy};
-use crate::wire::conn::Socket;
+use crate::wire::socket::Socket;
 use async_trait::async_trait;
 use log::{error, info, warn};
 use pingora::server::{ListenFds, ShutdownWatch};

@@ -10,7 +10,9 @@
 //! Dropped with request bytes unread, it closes in two steps, so that the answer is not lost to a TCP reset.
 
 use super::chunk::{ChunkProgress, ChunkScanner};
+use super::clock::Clock;
 use super::head::{self, Framing, Head, HeadError, HeadLimits, HeadState};
+use super::socket::Socket;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -28,8 +30,7 @@ use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 /// Room for a usual head; grows with larger ones up to the limit.
 const READ_BUFFER: usize = 4096;
@@ -41,15 +42,6 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 /// And how much.
 const LINGER_BYTES: usize = 16 << 20;
-
-/// The transport under a connection.
-#[derive(Debug)]
-pub enum Socket {
-    /// TCP.
-    Tcp(TcpStream),
-    /// A Unix socket.
-    Unix(UnixStream),
-}
 
 /// What ended a connection's request from this side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,7 +253,7 @@ impl Conn {
 
     fn begin(&mut self, head: Head) -> (Head, BytesMut) {
         self.ahead.advance(head.skip);
-        let bytes = self.ahead.split_to(head.len - head.skip);
+        let bytes = head::tidy(self.ahead.split_to(head.len - head.skip), &head);
         self.body = match head.framing {
             Framing::None | Framing::Length(0) => Body::Done,
             Framing::Length(bytes) => Body::Length(bytes),
@@ -484,82 +476,12 @@ async fn linger(mut socket: Socket) {
     }
 }
 
-/// One timer for all of a connection's deadlines. It is armed only when something waits, and moved only when it
-/// rings, so that a request on a busy connection costs no timer operation.
-#[derive(Default)]
-struct Clock(Option<Pin<Box<Sleep>>>);
-
-impl Clock {
-    /// Whether `until` is over; otherwise the task is woken then.
-    fn is_over(&mut self, cx: &mut Context<'_>, until: Instant) -> bool {
-        if Instant::now() >= until {
-            return true;
-        }
-        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if sleep.deadline() > until || sleep.is_elapsed() {
-            sleep.as_mut().reset(until);
-        }
-        while sleep.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= until {
-                return true;
-            }
-            sleep.as_mut().reset(until);
-        }
-        false
-    }
-}
-
 /// The number of bytes peeked at, when it is known now.
 fn ready_or(peeked: Poll<io::Result<usize>>) -> Option<usize> {
     match peeked {
         Poll::Ready(Ok(n)) => Some(n),
         Poll::Ready(Err(_)) => Some(0),
         Poll::Pending => None,
-    }
-}
-
-impl Socket {
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Tcp(s) => s.poll_read_ready(cx),
-            Socket::Unix(s) => s.poll_read_ready(cx),
-        }
-    }
-
-    fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
-        match self {
-            Socket::Tcp(s) => s.poll_peek(cx, buf),
-            Socket::Unix(_) => Poll::Pending, // tokio cannot peek at it; a client that goes is seen at the next write
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Socket::Unix(s) => Pin::new(s).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Socket::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Socket::Unix(s) => Pin::new(s).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Socket::Unix(s) => Pin::new(s).poll_shutdown(cx),
-        }
     }
 }
 

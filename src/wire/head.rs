@@ -7,6 +7,7 @@
 use std::net::Ipv6Addr;
 use std::ops::Range;
 
+use bytes::BytesMut;
 use memchr::{memchr, memchr_iter};
 
 use crate::base::path::absolute_form;
@@ -563,6 +564,30 @@ fn trim(bytes: &[u8]) -> &[u8] {
 fn trim_start(bytes: &[u8]) -> &[u8] {
     let start = bytes.iter().position(|&byte| !matches!(byte, b' ' | b'\t'));
     &bytes[start.unwrap_or(bytes.len())..]
+}
+
+/// The head for an engine that takes none of `" < > \`` in a target: these characters are no part of a URI (RFC
+/// 3986 §2), but hand-written requests hold them, so they are percent-encoded as browsers do. `bytes` begins
+/// where the request line does.
+pub fn tidy(bytes: BytesMut, head: &Head) -> BytesMut {
+    let target = head.target.start - head.skip..head.target.end - head.skip;
+    let strange = |b: &u8| matches!(b, b'"' | b'<' | b'>' | b'`');
+    if !bytes[target.clone()].iter().any(strange) {
+        return bytes;
+    }
+    let mut tidied = BytesMut::with_capacity(bytes.len() + 64);
+    tidied.extend_from_slice(&bytes[..target.start]);
+    for byte in &bytes[target.clone()] {
+        match byte {
+            b'"' => tidied.extend_from_slice(b"%22"),
+            b'<' => tidied.extend_from_slice(b"%3C"),
+            b'>' => tidied.extend_from_slice(b"%3E"),
+            b'`' => tidied.extend_from_slice(b"%60"),
+            other => tidied.extend_from_slice(&[*other]),
+        }
+    }
+    tidied.extend_from_slice(&bytes[target.end..]);
+    tidied
 }
 
 #[cfg(test)]

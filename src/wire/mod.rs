@@ -7,5 +7,7 @@
 //! its caller, the server, has it answered.
 
 pub mod chunk;
+mod clock;
 pub mod conn;
 pub mod head;
+pub mod socket;

@@ -1,0 +1,202 @@
+//! The real binary as a child process.
+
+use super::{until, wait_for, DEADLINE};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// A running gateway; killed when dropped.
+pub struct Gateway {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    /// Where it listens, in the order of the file.
+    pub addresses: Vec<SocketAddr>,
+    /// The folder with its configuration.
+    pub folder: tempfile::TempDir,
+}
+
+/// The listener that most tests use: a port of the kernel's choice.
+pub const LISTEN: &str = "listeners: [{address: \"127.0.0.1:0\"}]\n";
+
+impl Gateway {
+    /// Starts `portcullis run` with this YAML, in front of which a listener on a free port is put unless it has
+    /// `listeners` itself. Returns when it listens.
+    pub fn start(yaml: &str) -> Gateway {
+        let mut gateway = Gateway::spawn(yaml);
+        let listeners =
+            if yaml.contains("listeners:") { yaml.matches("address: \"127.").count().max(1) } else { 1 };
+        let listening = || {
+            let log = gateway.log();
+            let found: Vec<String> = log
+                .iter()
+                .filter_map(|l| Some(l.split_once("] listening on ")?.1.trim().to_owned()))
+                .collect();
+            (found.len() >= listeners).then_some(found)
+        };
+        let end = Instant::now() + DEADLINE;
+        let found = loop {
+            if let Some(found) = listening() {
+                break found;
+            }
+            assert!(Instant::now() < end, "the gateway does not listen:\n{}", gateway.log().join("\n"));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        };
+        gateway.addresses = found.iter().filter_map(|a| a.parse().ok()).collect();
+        gateway
+    }
+
+    /// The same without waiting, for a start that fails.
+    pub fn spawn(yaml: &str) -> Gateway {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("portcullis.yaml");
+        let yaml = if yaml.contains("listeners:") { yaml.to_owned() } else { format!("{LISTEN}{yaml}") };
+        std::fs::write(&path, yaml).unwrap();
+        Gateway::command(&["run", "-c", path.to_str().unwrap()], folder, &[])
+    }
+
+    /// Any command of the binary, with its log collected.
+    pub fn command(arguments: &[&str], folder: tempfile::TempDir, environment: &[(&str, &str)]) -> Gateway {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .env_remove("PORTCULLIS_CONFIG")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, sink) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in lines.split(b'\n').map_while(Result::ok) {
+                sink.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+        Gateway { child, log, addresses: Vec::new(), folder }
+    }
+
+    /// The first listener's address.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// A URL on the first listener.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address())
+    }
+
+    /// All lines logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for a log line with all these parts and returns it.
+    pub fn wait_log(&self, parts: &[&str]) -> String {
+        wait_for(&format!("a log line with {parts:?} in\n{}", self.log().join("\n")), || {
+            self.log().into_iter().find(|line| parts.iter().all(|part| line.contains(part)))
+        })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent =
+            Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the end and returns the status.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        wait_for("the gateway ends", || child.try_wait().unwrap())
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Resident memory in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        proc_number(&format!("/proc/{}/status", self.pid()), "VmRSS:")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the gateway's log:\n{}", self.log().join("\n"));
+        }
+    }
+}
+
+/// Runs a command of the binary to its end: exit code, standard output, standard error.
+pub fn run(arguments: &[&str], folder: &Path, environment: &[(&str, &str)]) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("RUST_LOG")
+        .env_remove("PORTCULLIS_CONFIG")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let out = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = out.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let err = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = err.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let mut status = None;
+    let end = Instant::now() + DEADLINE;
+    while status.is_none() {
+        status = child.try_wait().unwrap();
+        if Instant::now() > end {
+            let _ = child.kill();
+            panic!("portcullis {arguments:?} does not end");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    (status.unwrap().code().unwrap_or(-1), out.join().unwrap(), err.join().unwrap())
+}
+
+/// `portcullis check` of a text: exit code and the lines of standard error.
+pub fn check(yaml: &str) -> (i32, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("p.yaml"), yaml).unwrap();
+    let (code, _, err) = run(&["check", "-c", "p.yaml"], folder.path(), &[]);
+    (code, err.lines().map(str::to_owned).collect())
+}
+
+/// A file of this repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn proc_number(path: &str, field: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = text.lines().find(|l| l.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Waits until nothing listens on an address any more.
+pub fn wait_closed(address: SocketAddr) {
+    until("nothing listens", || std::net::TcpStream::connect(address).is_err());
+}

@@ -1,0 +1,38 @@
+//! The shared kit: the real binary on ports that the kernel picks, origins that record and misbehave, clients.
+//!
+//! No test sleeps for luck: `until` waits for a condition with a deadline. Everything started here is ended by its
+//! own id when it is dropped.
+
+#![allow(dead_code, unused_imports, unreachable_pub)] // each test file uses its part of the kit
+
+pub mod gateway;
+pub mod origin;
+pub mod raw;
+
+pub use gateway::Gateway;
+pub use origin::{Origin, Received, Step};
+pub use raw::{Raw, Response};
+
+use std::time::{Duration, Instant};
+
+/// The longest that any condition is waited for.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds; fails the test with `what` at the deadline.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until `find` finds something; fails the test with `what` at the deadline.
+pub fn wait_for<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    until(what, || {
+        found = find();
+        found.is_some()
+    });
+    found.unwrap()
+}
