@@ -10,6 +10,12 @@
 //!
 //! Arrows between rooms point one way; `tests/layering.rs` holds them to it.
 
+#![warn(missing_docs, unreachable_pub)]
+// An `expect` states the invariant that it relies on; tests may unwrap (clippy.toml).
+#![warn(clippy::unwrap_used)]
+// Only `cli` speaks on standard output; everything else logs.
+#![warn(clippy::print_stdout)]
+
 pub mod base;
 pub mod cli;
 pub mod config;

@@ -5,10 +5,11 @@ use crate::config::{self, load::LoadError};
 use std::path::PathBuf;
 
 pub(super) fn check(named: Option<PathBuf>) -> u8 {
-    let path = config::find(named);
-    match config::load(&path) {
-        Ok(compiled) => {
-            println!("{}: good, {} routes", path.display(), compiled.routes);
+    let loaded = config::find(named).and_then(|path| Ok((config::load(&path)?, path)));
+    match loaded {
+        Ok((compiled, path)) => {
+            let routes = if compiled.routes == 1 { "1 route" } else { &format!("{} routes", compiled.routes) };
+            println!("{}: good, {routes}", path.display());
             OK
         }
         Err(e) => report(&e),

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// Where the gateway listens
+    /// Where the gateway listens; port 0 takes any free one
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "IP:PORT")]
     listen: SocketAddr,
 }
@@ -48,7 +48,7 @@ pub(super) fn demo(options: &Options) -> u8 {
         Some(Bound::Tcp(listener)) => listener.local_addr().unwrap_or(options.listen),
         _ => options.listen,
     };
-    print!("{}", welcome(&text, address));
+    print!("{}", welcome(&text.replace(&options.listen.to_string(), &address.to_string()), address));
     run::serve_bound(compiled, bound, "the demo")
 }
 

@@ -43,13 +43,33 @@ The least that a file needs:
 Logs go to standard error; RUST_LOG=debug shows more, RUST_LOG=warn less.
 Exit codes: 0 success, 1 bad configuration, 2 wrong usage, 3 could not start.";
 
+const RUN: &str = "\
+Example: portcullis run -c conf/minimal.yaml
+
+SIGTERM or Ctrl-C: no new connections, requests in flight get `grace_period` (30s unless configured).
+The same again: ends at once. Without requests in flight it ends at once anyway.
+Exit codes: 0 stopped as told, 1 bad configuration, 3 could not start (an address in use, a file not readable).";
+
+const CHECK: &str = "\
+Example: portcullis check -c conf/reference.yaml
+
+Nothing is started and no upstream is asked; ${NAME} and ${file:PATH} are read as `run` would read them.
+Exit codes: 0 good, 1 with every error on standard error, 3 the file cannot be read.";
+
+const DEMO: &str = "\
+It needs no file and nothing else running. It prints its configuration and six curl lines to try from another
+terminal, and serves until Ctrl-C.";
+
 #[derive(Subcommand)]
 enum Command {
     /// Serve until told to stop (SIGTERM or Ctrl-C lets requests finish, a second one does not)
+    #[command(after_help = RUN)]
     Run(File),
     /// Validate a configuration: exit 0, or 1 with every error as FILE:LINE:COL: PATH: MESSAGE
+    #[command(after_help = CHECK)]
     Check(File),
     /// Start embedded demo services behind a gateway on 127.0.0.1:8080
+    #[command(after_help = DEMO)]
     Demo(demo::Options),
 }
 

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 pub(super) fn run(named: Option<PathBuf>) -> u8 {
     super::start_log();
-    let path = config::find(named);
-    match config::load(&path) {
-        Ok(compiled) => serve(compiled, &path.display().to_string()),
+    let loaded = config::find(named).and_then(|path| Ok((config::load(&path)?, path)));
+    match loaded {
+        Ok((compiled, path)) => serve(compiled, &path.display().to_string()),
         Err(e) => check::report(&e),
     }
 }

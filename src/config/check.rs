@@ -2,10 +2,10 @@
 //! never win.
 
 use super::decode::{suggest, At, Context};
-use super::raw::{upstream_url, Raw, RawAction, RawRoute, RawUpstream};
+use super::raw::{host_port, upstream_url, Raw, RawAction, RawRoute, RawUpstream};
 use crate::gateway::Bind;
 use crate::router::{shadowed, Match, PathMatch};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Notes every contradiction in `raw`.
 pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
@@ -13,14 +13,14 @@ pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
     for upstream in &raw.upstreams {
         self::upstream(upstream, cx);
     }
-    let names: Vec<&str> = raw.upstreams.iter().map(|u| u.name.value.as_str()).collect();
+    let names: HashSet<&str> = raw.upstreams.iter().map(|u| u.name.value.as_str()).collect();
     let mut seen = HashMap::new();
     for route in &raw.routes {
         if let Some(name) = &route.name {
             if let Some(first) = seen.insert(name.value.as_str(), name.place.pos.line) {
                 cx.fail(
                     &name.place,
-                    format!("a second route named {:?}; the first is on line {first}", name.value),
+                    format!("a second route named {:?}; the first is on line {first}", name.shown()),
                 );
             }
         }
@@ -51,14 +51,9 @@ fn listeners(raw: &Raw, cx: &Context<'_>) {
             continue;
         }
         if let Some(first) = seen.insert(value, place.pos.line) {
+            let value = place.show(value);
             cx.fail(place, format!("a second listener on {value}; the first is on line {first}"));
         }
-    }
-    if raw.listeners.is_empty() && cx.is_clean() {
-        cx.fail(&Default::default(), "no listener: nothing could come in");
-    }
-    if raw.routes.is_empty() && cx.is_clean() {
-        cx.fail(&Default::default(), "no route: everything would be a 404");
     }
 }
 
@@ -72,32 +67,33 @@ fn upstream(upstream: &RawUpstream, cx: &Context<'_>) {
     let mut seen = HashMap::new();
     for At { place, value } in &upstream.targets {
         if let Some(first) = seen.insert((&value.host, value.port), place.pos.line) {
-            cx.fail(
-                place,
-                format!(
-                    "the target {}:{} stands twice, first on line {first}; use `weight` to give it more",
-                    value.host, value.port
-                ),
-            );
+            let target = place.show(format_args!("{}:{}", value.host, value.port));
+            let advice = "use `weight` to give it a larger share";
+            cx.fail(place, format!("the target {target} stands twice, first on line {first}; {advice}"));
         }
     }
 }
 
-fn references(route: &RawRoute, names: &[&str], cx: &Context<'_>) {
+fn references(route: &RawRoute, names: &HashSet<&str>, cx: &Context<'_>) {
     let Some(At { value: RawAction::Upstream(choices), .. }) = &route.action else { return };
     for (At { place, value }, _) in choices {
         if value.contains("://") {
-            if let Err(e) = upstream_url(value) {
-                cx.fail(place, e);
+            match (upstream_url(value), &place.written) {
+                (Err(e), None) => cx.fail(place, e),
+                (Err(_), Some(written)) => {
+                    cx.fail(place, format!("what {written:?} stands for is not http://host:port"));
+                }
+                (Ok(_), _) => {}
             }
-        } else if !names.contains(&value.as_str()) {
-            let near = suggest(value, names.iter().copied());
-            let near = if near.is_empty() {
-                "; name one under `upstreams` or write a URL such as http://10.0.0.11:8080"
-            } else {
-                &near
+        } else if !names.contains(value.as_str()) {
+            let advice = match suggest(value, names.iter().copied()) {
+                near if !near.is_empty() => near,
+                _ if place.written.is_none() && host_port(value).is_ok() => {
+                    format!(" (did you mean http://{value}?)")
+                }
+                _ => "; name one under `upstreams` or write a URL such as http://10.0.0.11:8080".to_owned(),
             };
-            cx.fail(place, format!("no upstream is named {value:?}{near}"));
+            cx.fail(place, format!("no upstream is named {:?}{advice}", place.show(value)));
         }
     }
 }
@@ -121,18 +117,15 @@ fn rewrites(route: &RawRoute, cx: &Context<'_>) {
 }
 
 fn shadows(routes: &[RawRoute], cx: &Context<'_>) {
-    let matches: Vec<Match> = routes.iter().map(matching).collect();
+    // What could not be read would pass for a route that asks for nothing.
+    let routes: Vec<&RawRoute> = routes.iter().filter(|route| route.sound).collect();
+    let matches: Vec<Match> = routes.iter().map(|route| matching(route)).collect();
     let references: Vec<&Match> = matches.iter().collect();
     for shadow in shadowed(&references) {
         let (route, by) = (&routes[shadow.route], &routes[shadow.by]);
         let place = route.path.as_ref().map_or(&route.place, |p| &p.place);
-        let name = by.name.as_ref().map(|n| format!("{:?} ", n.value)).unwrap_or_default();
-        cx.fail(
-            place,
-            format!(
-                "this route can never win: the route {name}on line {} takes all its requests",
-                by.place.pos.line
-            ),
-        );
+        let name = by.name.as_ref().map(|n| format!(" {:?}", n.shown())).unwrap_or_default();
+        let (by, line) = (&by.place.path, by.place.pos.line);
+        cx.fail(place, format!("this route can never win: {by}{name} on line {line} takes its requests first"));
     }
 }

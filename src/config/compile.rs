@@ -19,7 +19,7 @@ use crate::upstream::peer::Timeouts;
 use crate::upstream::{Spec, Upstream};
 use crate::wire::head::HeadLimits;
 use http::HeaderValue;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub(super) fn compile(raw: Raw, _cx: &Context<'_>) -> Compiled {
     for upstream in &raw.upstreams {
         upstreams.add(spec(upstream));
     }
-    let mut names = HashSet::new();
+    let mut names = HashMap::new();
     let count = raw.routes.len();
     let routes: Vec<(Match, Arc<Route>)> = raw
         .routes
@@ -204,7 +204,7 @@ fn action(raw: At<RawAction>, upstreams: &mut Upstreams) -> Option<Action> {
 }
 
 /// The route's own name, or one made of what it matches; never the same twice.
-fn route_name(route: &RawRoute, matching: &Match, taken: &mut HashSet<String>) -> String {
+fn route_name(route: &RawRoute, matching: &Match, taken: &mut HashMap<String, usize>) -> String {
     let derived = || {
         let methods = matching.methods.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(",");
         let host = matching.hosts.first().map(ToString::to_string).unwrap_or_default();
@@ -217,12 +217,13 @@ fn route_name(route: &RawRoute, matching: &Match, taken: &mut HashSet<String>) -
     };
     let base = route.name.as_ref().map_or_else(derived, |name| name.value.clone());
     let mut name = base.clone();
-    for n in 2.. {
-        if taken.insert(name.clone()) {
-            break;
-        }
-        name = format!("{base}#{n}");
+    while taken.contains_key(&name) {
+        // Goes on where the last of that base ended: thousands of routes may differ by a header only.
+        let uses = taken.entry(base.clone()).or_insert(1);
+        *uses += 1;
+        name = format!("{base}#{uses}");
     }
+    taken.insert(name.clone(), 1);
     name
 }
 

@@ -3,7 +3,7 @@
 
 use super::yaml::{Node, Pos, Value};
 use crate::error::ConfigError;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,36 +16,66 @@ pub trait Secrets {
     fn file(&self, path: &str) -> Result<String, String>;
 }
 
+/// The most errors that are kept; a hostile file could have millions, and nobody reads more.
+const MAX_ERRORS: usize = 1000;
+/// The longest message in characters; what a file holds is shown in messages and may be megabytes.
+const MAX_MESSAGE: usize = 600;
+
 /// What one run over a file shares: its name, its secrets, the errors so far.
 pub struct Context<'a> {
     file: Arc<str>,
     secrets: &'a dyn Secrets,
     errors: RefCell<Vec<ConfigError>>,
+    /// Errors beyond those kept.
+    more: Cell<usize>,
 }
 
 impl<'a> Context<'a> {
     /// A run without errors yet.
     pub fn new(file: &str, secrets: &'a dyn Secrets) -> Self {
-        Context { file: file.into(), secrets, errors: RefCell::default() }
+        Context { file: file.into(), secrets, errors: RefCell::default(), more: Cell::new(0) }
     }
 
     /// Notes an error at a place.
     pub fn fail(&self, place: &Place, message: impl fmt::Display) {
-        self.errors.borrow_mut().push(ConfigError {
-            file: Arc::clone(&self.file),
-            line: place.pos.line,
-            column: place.pos.column,
-            path: place.path.clone(),
-            message: message.to_string(),
-        });
+        let mut errors = self.errors.borrow_mut();
+        if errors.len() == MAX_ERRORS {
+            self.more.set(self.more.get() + 1);
+            return;
+        }
+        let mut message = message.to_string();
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
+        errors.push(self.error(place, message));
     }
 
     /// All errors in file order.
     pub fn into_errors(self) -> Vec<ConfigError> {
-        let mut errors = self.errors.into_inner();
+        let mut errors = self.errors.take();
         errors.sort();
         errors.dedup();
+        if self.more.get() > 0 {
+            errors.push(self.error(&Place::default(), format!("and {} more errors", self.more.get())));
+        }
         errors
+    }
+
+    /// How many errors there are so far.
+    pub fn count(&self) -> usize {
+        self.errors.borrow().len() + self.more.get()
+    }
+
+    fn error(&self, place: &Place, message: String) -> ConfigError {
+        let Place { pos, path, .. } = place;
+        ConfigError {
+            file: Arc::clone(&self.file),
+            line: pos.line,
+            column: pos.column,
+            path: path.clone(),
+            message,
+        }
     }
 
     /// Whether nothing has gone wrong so far.
@@ -61,6 +91,16 @@ pub struct Place {
     pub pos: Pos,
     /// Such as `routes[2].upstream`.
     pub path: String,
+    /// The text as the file has it, when `${…}` in it was replaced: shown instead of the value, which may be a
+    /// secret.
+    pub written: Option<Rc<str>>,
+}
+
+impl Place {
+    /// What a message may show of the value that stands here.
+    pub fn show(&self, value: impl fmt::Display) -> String {
+        self.written.as_ref().map_or_else(|| value.to_string(), ToString::to_string)
+    }
 }
 
 /// A value and where it stands.
@@ -70,6 +110,13 @@ pub struct At<T> {
     pub place: Place,
     /// What.
     pub value: T,
+}
+
+impl<T: fmt::Display> At<T> {
+    /// What a message may show of the value.
+    pub fn shown(&self) -> String {
+        self.place.show(&self.value)
+    }
 }
 
 /// A node to be read, together with its path and the run it belongs to.
@@ -87,12 +134,17 @@ impl<'c, 'a> Item<'c, 'a> {
 
     /// Where this item stands.
     pub fn place(&self) -> Place {
-        Place { pos: self.node.pos, path: self.path.clone() }
+        Place { pos: self.node.pos, path: self.path.clone(), written: None }
     }
 
     /// Notes an error here.
     pub fn fail(&self, message: impl fmt::Display) {
         self.cx.fail(&self.place(), message);
+    }
+
+    /// How many errors the run has so far.
+    pub fn errors(&self) -> usize {
+        self.cx.count()
     }
 
     /// Whether a mapping was written.
@@ -122,7 +174,8 @@ impl<'c, 'a> Item<'c, 'a> {
         };
         let entry = |(key, node): &(super::yaml::Key, Rc<Node>)| {
             let path = self.join(&key.name);
-            let name = At { place: Place { pos: key.pos, path: path.clone() }, value: key.name.clone() };
+            let place = Place { pos: key.pos, path: path.clone(), written: None };
+            let name = At { place, value: key.name.clone() };
             (name, Item { node: Rc::clone(node), path, cx: self.cx })
         };
         entries.iter().map(entry).collect()
@@ -162,7 +215,10 @@ impl<'c, 'a> Item<'c, 'a> {
             }
         };
         match parse(replaced.as_deref().unwrap_or(text)) {
-            Ok(value) => Some(At { place: self.place(), value }),
+            Ok(value) => {
+                let written = replaced.as_ref().map(|_| Rc::from(text.as_str()));
+                Some(At { place: Place { written, ..self.place() }, value })
+            }
             Err(message) if replaced.is_none() => {
                 self.fail(message);
                 None
@@ -179,11 +235,8 @@ impl<'c, 'a> Item<'c, 'a> {
     /// A whole number within bounds.
     pub fn number(&self, what: &str, low: u64, high: u64) -> Option<At<u64>> {
         self.parse(what, |text| {
-            let number: u64 = text.parse().map_err(|_| format!("expected {what}, found {text:?}"))?;
-            if (low..=high).contains(&number) {
-                return Ok(number);
-            }
-            Err(format!("expected {what} between {low} and {high}, found {number}"))
+            let number = text.parse().ok().filter(|number| (low..=high).contains(number));
+            number.ok_or_else(|| format!("expected {what} between {low} and {high}, found {text:?}"))
         })
     }
 
@@ -197,10 +250,12 @@ impl<'c, 'a> Item<'c, 'a> {
     }
 
     fn join(&self, key: &str) -> String {
-        match (self.path.is_empty(), key.contains(['.', ' ', '[', ':'])) {
-            (true, _) => key.to_owned(),
-            (false, false) => format!("{}.{key}", self.path),
-            (false, true) => format!("{}.{key:?}", self.path),
+        // Quoted when it could be taken for more than one key, or would play tricks on a terminal.
+        let plain = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || "-_/*".contains(c));
+        let key = if plain { key.to_owned() } else { format!("{key:?}") };
+        match self.path.as_str() {
+            "" => key,
+            path => format!("{path}.{key}"),
         }
     }
 
@@ -280,7 +335,7 @@ impl<'c, 'a> Fields<'_, 'c, 'a> {
             if asked.contains(&key.name.as_str()) {
                 continue;
             }
-            let place = Place { pos: key.pos, path: self.item.join(&key.name) };
+            let place = Place { pos: key.pos, path: self.item.join(&key.name), written: None };
             let advice = suggest(&key.name, asked.iter().copied());
             let advice =
                 if advice.is_empty() { format!("; known here: {}", asked.join(", ")) } else { advice };
@@ -291,11 +346,13 @@ impl<'c, 'a> Fields<'_, 'c, 'a> {
 
 /// ` (did you mean "orders"?)` when a known name is near enough, else nothing.
 pub fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
-    let near = known.map(|k| (strsim::damerau_levenshtein(name, k), k)).min();
-    match near {
-        Some((distance, best)) if distance <= (name.chars().count() / 3).max(1) => {
-            format!(" (did you mean {best:?}?)")
-        }
+    let length = name.chars().count();
+    let far = (length / 3).max(1);
+    // The distance is at least the difference in length; to compute it costs the product of the lengths.
+    let near = known.filter(|k| k.chars().count().abs_diff(length) <= far);
+    let best = near.map(|k| (strsim::damerau_levenshtein(name, k), k)).min();
+    match best {
+        Some((distance, best)) if distance <= far => format!(" (did you mean {best:?}?)"),
         _ => String::new(),
     }
 }

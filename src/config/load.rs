@@ -16,12 +16,20 @@ pub enum LoadError {
     Invalid(Vec<ConfigError>),
 }
 
-/// The file to use: the one named, else `$PORTCULLIS_CONFIG`, else the first of the usual places that exists.
-pub fn find(named: Option<PathBuf>) -> PathBuf {
+/// The file to use: the one named, else `$PORTCULLIS_CONFIG` (empty is as good as not set), else the first of the
+/// usual places that exists.
+///
+/// # Errors
+/// Where it was looked for, when it is nowhere.
+pub fn find(named: Option<PathBuf>) -> Result<PathBuf, LoadError> {
     const USUAL: [&str; 2] = ["conf/portcullis.yaml", "/etc/portcullis/portcullis.yaml"];
-    named.or_else(|| std::env::var_os("PORTCULLIS_CONFIG").map(PathBuf::from)).unwrap_or_else(|| {
-        let found = USUAL.iter().map(Path::new).find(|path| path.exists());
-        found.unwrap_or(Path::new(USUAL[1])).to_owned()
+    let variable = || std::env::var_os("PORTCULLIS_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let usual = || USUAL.iter().map(PathBuf::from).find(|path| path.exists());
+    named.or_else(variable).or_else(usual).ok_or_else(|| {
+        LoadError::Unreadable(format!(
+            "no configuration: there is no {} and no {}; name one with -c FILE or $PORTCULLIS_CONFIG",
+            USUAL[0], USUAL[1]
+        ))
     })
 }
 
@@ -31,9 +39,9 @@ pub fn find(named: Option<PathBuf>) -> PathBuf {
 /// See [`LoadError`].
 pub fn load(path: &Path) -> Result<Compiled, LoadError> {
     let name = path.display().to_string();
-    let whole = |message: String| {
+    let refuse = |(line, column), message| {
         let error =
-            ConfigError { file: name.as_str().into(), line: 0, column: 0, path: String::new(), message };
+            ConfigError { file: name.as_str().into(), line, column, path: String::new(), message };
         LoadError::Invalid(vec![error])
     };
     let file = File::open(path).map_err(|e| LoadError::Unreadable(format!("{name}: {}", plain(&e))))?;
@@ -42,11 +50,13 @@ pub fn load(path: &Path) -> Result<Compiled, LoadError> {
     let read = file.take(yaml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|e| LoadError::Unreadable(format!("{name}: {}", plain(&e))))?;
     if bytes.len() > yaml::MAX_BYTES {
-        return Err(whole(format!("larger than {} MiB", yaml::MAX_BYTES >> 20)));
+        return Err(refuse((0, 0), format!("larger than {} MiB", yaml::MAX_BYTES >> 20)));
     }
     let text = String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-        whole(format!("not UTF-8, first on line {line}"))
+        let before = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        refuse((line, column), "not UTF-8; save the file in that encoding".to_owned())
     })?;
     super::compile(&name, &text, &System).map_err(LoadError::Invalid)
 }

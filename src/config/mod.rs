@@ -30,7 +30,7 @@ pub fn compile(file: &str, text: &str, secrets: &dyn Secrets) -> Result<Compiled
     let root = match yaml::parse(text) {
         Ok(root) => root,
         Err((pos, message)) => {
-            cx.fail(&Place { pos, path: String::new() }, message);
+            cx.fail(&Place { pos, ..Place::default() }, message);
             return Err(cx.into_errors());
         }
     };

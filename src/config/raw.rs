@@ -64,6 +64,14 @@ pub struct RawUpstream {
     pub pool: Option<u64>,
 }
 
+impl RawUpstream {
+    /// One of which only the name could be read.
+    pub fn empty(name: At<String>) -> Self {
+        let timeouts = RawTimeouts::default();
+        RawUpstream { name, targets: Vec::new(), balance: None, health_check: None, timeouts, pool: None }
+    }
+}
+
 /// One of `targets`.
 #[derive(Debug, Clone)]
 pub struct RawTarget {
@@ -115,6 +123,8 @@ pub struct RawTimeouts {
 #[allow(missing_docs)] // the keys of the file, one each
 pub struct RawRoute {
     pub place: Place,
+    /// All that says which requests it takes could be read, and there is no unknown key that might have.
+    pub sound: bool,
     pub name: Option<At<String>>,
     pub hosts: Vec<HostPattern>,
     pub path: Option<At<PathMatch>>,

@@ -7,6 +7,7 @@ use super::decode::{At, Item};
 use super::raw::{positive_duration, Raw, RawLimits};
 use crate::base::units;
 use crate::gateway::Bind;
+use crate::policy::rewrite;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -16,7 +17,11 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
     let mut raw = Raw::default();
     let Some(fields) = root.fields("a mapping with `listeners` and `routes`") else { return raw };
     if let Some(item) = fields.need("listeners") {
-        raw.listeners = item.items("a list of listeners").iter().filter_map(listener).collect();
+        let items = item.items("a list of listeners");
+        if items.is_empty() && item.is_list() {
+            item.fail("the list is empty: without a listener nothing can come in");
+        }
+        raw.listeners = items.iter().filter_map(listener).collect();
     }
     raw.threads = fields
         .get("threads")
@@ -40,7 +45,7 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
     }
     if let Some(item) = fields.get("upstreams") {
         let entries = item.entries("upstreams by name");
-        raw.upstreams = entries.iter().filter_map(|(name, item)| upstream::upstream(name, item)).collect();
+        raw.upstreams = entries.iter().map(|(name, item)| upstream::upstream(name, item)).collect();
     }
     if let Some(item) = fields.get("defaults") {
         if let Some(fields) = item.fields("policies by name") {
@@ -49,7 +54,11 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
         }
     }
     if let Some(item) = fields.need("routes") {
-        raw.routes = item.items("a list of routes").iter().filter_map(route::route).collect();
+        let items = item.items("a list of routes");
+        if items.is_empty() && item.is_list() {
+            item.fail("the list is empty: without a route every answer is 404");
+        }
+        raw.routes = items.iter().filter_map(route::route).collect();
     }
     fields.close();
     raw
@@ -102,18 +111,17 @@ fn network(text: &str) -> Result<IpNet, String> {
 
 fn resolver(item: &Item<'_, '_>) -> Option<Vec<SocketAddr>> {
     let fields = item.fields("a mapping such as {servers: [10.0.0.2:53]}")?;
-    let servers = fields.need("servers").map(|i| i.items("a list of name servers"));
+    let servers = fields.need("servers").map(|i| (i.items("a list of name servers"), i));
     fields.close();
     let server = |text: &str| {
         let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
         bare.or_else(|_| text.parse())
             .map_err(|_| format!("expected an address such as 10.0.0.2 or 10.0.0.2:5353, found {text:?}"))
     };
-    let servers = servers?;
-    if servers.is_empty() {
+    if servers.as_ref().is_some_and(|(servers, list)| servers.is_empty() && list.is_list()) {
         item.fail("no name server; leave `resolver` out to use the system's");
     }
-    Some(servers.iter().filter_map(|i| i.parse("a name server", server)).map(|s| s.value).collect())
+    Some(servers?.0.iter().filter_map(|i| i.parse("a name server", server)).map(|s| s.value).collect())
 }
 
 fn limits(item: &Item<'_, '_>) -> Option<RawLimits> {
@@ -133,7 +141,7 @@ fn limits(item: &Item<'_, '_>) -> Option<RawLimits> {
         write_timeout: time("write_timeout"),
         min_body_rate: fields
             .get("min_body_rate")
-            .and_then(|i| i.parse("bytes a second", units::byte_rate))
+            .and_then(|i| i.parse("bytes a second", positive_rate))
             .map(|r| r.value),
         requests_per_connection: count("requests_per_connection", u64::from(u32::MAX)),
         max_target: size("max_target", 64, 1 << 19),
@@ -145,12 +153,27 @@ fn limits(item: &Item<'_, '_>) -> Option<RawLimits> {
     Some(limits)
 }
 
+/// A path in normal form, anything else refused in words for who writes a file, not a request.
+fn plain_path(text: &str) -> Result<String, String> {
+    if !text.starts_with('/') {
+        return Err(format!("expected a path that begins with /, found {text:?}"));
+    }
+    rewrite::plain_path(text).map_err(|e| e.replace("The request path", "it").trim_end_matches('.').to_owned())
+}
+
+fn positive_rate(text: &str) -> Result<u64, String> {
+    match units::byte_rate(text)? {
+        0 => Err("expected more than nothing; 1B/s lets nearly everything through".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
 fn bounded_size(text: &str, low: u64, high: u64) -> Result<u64, String> {
     let size = units::size(text)?;
     if (low..=high).contains(&size) {
         return Ok(size);
     }
-    Err(format!("expected between {} and {}, found {text}", units::show_size(low), units::show_size(high)))
+    Err(format!("expected a size between {} and {}, found {text:?}", units::show_size(low), units::show_size(high)))
 }
 
 #[cfg(test)]

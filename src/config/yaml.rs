@@ -12,8 +12,12 @@ use std::rc::Rc;
 pub const MAX_BYTES: usize = 16 << 20;
 /// The deepest nesting.
 pub const MAX_DEPTH: usize = 32;
-/// The most nodes, an alias counted as all it stands for.
+/// The most nodes, an alias counted as all it stands for, a long text as several.
 pub const MAX_NODES: usize = 1_000_000;
+/// The longest key in bytes; keys are repeated in the paths of everything below them.
+pub const MAX_KEY: usize = 1000;
+/// How much text counts as one node, so that few aliases cannot stand for gigabytes.
+const NODE_BYTES: usize = 64;
 
 /// A place in the file: line and column, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -50,8 +54,11 @@ pub enum Value {
     /// A sequence.
     List(Vec<Rc<Node>>),
     /// A mapping, in file order.
-    Map(Vec<(Key, Rc<Node>)>),
+    Map(Entries),
 }
+
+/// The keys and values of a mapping, in file order.
+pub type Entries = Vec<(Key, Rc<Node>)>;
 
 /// A key of a mapping and its place.
 #[derive(Debug)]
@@ -62,17 +69,20 @@ pub struct Key {
     pub name: String,
 }
 
+/// A place and what is wrong there.
+pub type Wrong = (Pos, String);
+
 /// Reads one document.
 ///
 /// # Errors
 /// The place and the reason of the first thing that is not acceptable YAML; what follows cannot be trusted.
-pub fn parse(text: &str) -> Result<Rc<Node>, (Pos, String)> {
+pub fn parse(text: &str) -> Result<Rc<Node>, Wrong> {
     let mut builder = Builder { anchors: HashMap::new(), nodes: 0 };
     let mut parser = Parser::new_from_str(text);
     let mut root = None;
     let mut last = Pos { line: 1, column: 1 };
     while let Some(event) = parser.next_event() {
-        let (event, span) = event.map_err(|e| (at(e.marker()), format!("not YAML: {}", e.info())))?;
+        let (event, span) = event.map_err(|e| refusal(&e))?;
         last = pos(&span);
         match event {
             Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
@@ -85,6 +95,22 @@ pub fn parse(text: &str) -> Result<Rc<Node>, (Pos, String)> {
         }
     }
     root.ok_or((last, "the file is empty; conf/minimal.yaml shows the least that it needs".to_owned()))
+}
+
+/// What the parser says, with the way out where its words are for those who wrote the standard.
+fn refusal(e: &saphyr_parser::ScanError) -> (Pos, String) {
+    let message = match e.info() {
+        "recursion limit exceeded" => too_deep(),
+        info if info.starts_with("mapping values are not allowed") => {
+            "not YAML: a second \": \" here; a text that holds one needs quotes, a key its own line".to_owned()
+        }
+        info => format!("not YAML: {info}"),
+    };
+    (at(e.marker()), message)
+}
+
+fn too_deep() -> String {
+    format!("nested deeper than {MAX_DEPTH} levels")
 }
 
 fn at(marker: &saphyr_parser::Marker) -> Pos {
@@ -109,10 +135,10 @@ impl Builder {
         event: Event<'a>,
         span: Span,
         depth: usize,
-    ) -> Result<Rc<Node>, (Pos, String)> {
+    ) -> Result<Rc<Node>, Wrong> {
         let here = pos(&span);
         if depth > MAX_DEPTH {
-            return Err((here, format!("nested deeper than {MAX_DEPTH} levels")));
+            return Err((here, too_deep()));
         }
         let (anchor, value, size) = match event {
             Event::Alias(id) => {
@@ -127,7 +153,12 @@ impl Builder {
                 let nothing = plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 let value =
                     if nothing { Value::Nothing } else { Value::Scalar { text: text.into_owned(), plain } };
-                (anchor, value, 1)
+                let size = match &value {
+                    Value::Scalar { text, .. } => 1 + text.len() / NODE_BYTES,
+                    _ => 1,
+                };
+                self.count(size - 1, here)?;
+                (anchor, value, size)
             }
             Event::SequenceStart(anchor, None) => {
                 let (items, size) = self.list(parser, depth)?;
@@ -150,11 +181,7 @@ impl Builder {
         Ok(node)
     }
 
-    fn list<'a>(
-        &mut self,
-        parser: &mut Input<'a>,
-        depth: usize,
-    ) -> Result<(Vec<Rc<Node>>, usize), (Pos, String)> {
+    fn list<'a>(&mut self, parser: &mut Input<'a>, depth: usize) -> Result<(Vec<Rc<Node>>, usize), Wrong> {
         let (mut items, mut size) = (Vec::new(), 1);
         loop {
             let (event, span) = next(parser)?;
@@ -167,12 +194,8 @@ impl Builder {
         }
     }
 
-    fn map<'a>(
-        &mut self,
-        parser: &mut Input<'a>,
-        depth: usize,
-    ) -> Result<(Vec<(Key, Rc<Node>)>, usize), (Pos, String)> {
-        let (mut entries, mut size) = (Vec::<(Key, Rc<Node>)>::new(), 1);
+    fn map<'a>(&mut self, parser: &mut Input<'a>, depth: usize) -> Result<(Entries, usize), Wrong> {
+        let (mut entries, mut size) = (Entries::new(), 1);
         let mut seen: HashMap<String, Pos> = HashMap::new();
         loop {
             let (event, span) = next(parser)?;
@@ -182,6 +205,9 @@ impl Builder {
                 Event::Scalar(name, _, 0, None) => name.into_owned(),
                 _ => return Err((here, "a key must be plain text".to_owned())),
             };
+            if name.len() > MAX_KEY {
+                return Err((here, format!("a key of more than {MAX_KEY} bytes")));
+            }
             if name == "<<" {
                 return Err((here, "merge keys (<<) are not part of YAML 1.2; use `defaults` or an alias for the whole value".to_owned()));
             }
@@ -195,7 +221,7 @@ impl Builder {
         }
     }
 
-    fn count(&mut self, nodes: usize, here: Pos) -> Result<(), (Pos, String)> {
+    fn count(&mut self, nodes: usize, here: Pos) -> Result<(), Wrong> {
         self.nodes = self.nodes.saturating_add(nodes);
         if self.nodes > MAX_NODES {
             return Err((here, format!("more than {MAX_NODES} values, aliases followed")));
@@ -204,10 +230,10 @@ impl Builder {
     }
 }
 
-fn next<'a>(parser: &mut Input<'a>) -> Result<(Event<'a>, Span), (Pos, String)> {
+fn next<'a>(parser: &mut Input<'a>) -> Result<(Event<'a>, Span), Wrong> {
     match parser.next_event() {
         Some(Ok(found)) => Ok(found),
-        Some(Err(e)) => Err((at(e.marker()), format!("not YAML: {}", e.info()))),
+        Some(Err(e)) => Err(refusal(&e)),
         None => Err((Pos::default(), "the file ends in the middle of a value".to_owned())),
     }
 }
@@ -241,6 +267,9 @@ mod tests {
         assert!(error(&bomb).1.contains("aliases followed"));
         assert!(error(&"[".repeat(100_000)).1.contains("nested deeper"));
         assert!(error(&"- ".repeat(100_000)).1.contains("nested deeper"));
+        let long = "x".repeat(1 << 20);
+        assert!(error(&format!("a: &a {long}\nb: [{}]", "*a,".repeat(100))).1.contains("aliases followed"));
+        assert!(error(&format!("a: 1\n{long}: 1")).1.contains("key"));
         assert!(error("a: &a [*a]").1.contains("alias"));
         assert!(error("a: 1\n---\nb: 2").1.contains("second document"));
         assert!(error("a: !!python/object x").1.contains("tags"));

@@ -7,8 +7,9 @@ use crate::policy::headers::HeaderEdits;
 use crate::policy::rewrite::Rewrite;
 use crate::policy::Forward;
 use http::header::{self, HeaderName, HeaderValue};
+use http::Version;
 use pingora::http::RequestHeader;
-use pingora::Result;
+use pingora::{ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
     }
     identify_client(session, request)?;
     request.insert_header("X-Request-Id", ctx.id.clone())?;
-    via(request)?;
+    via(session.req_header().version, request)?;
     for policy in ctx.route().chain.forward() {
         match policy {
             Forward::Rewrite(change) => rewrite(request, change)?,
@@ -67,22 +68,24 @@ fn identify_client(session: &Session, request: &mut RequestHeader) -> Result<()>
     let peer = conn.and_then(|c| c.peer).map(|p| p.to_canonical());
     let host = host_as_sent(session.req_header());
     if let Some(peer) = peer {
-        let chain = joined(request, X_FORWARDED_FOR, &peer.to_string());
+        let chain = joined(request, X_FORWARDED_FOR, &peer.to_string())?;
         request.insert_header(X_FORWARDED_FOR, chain)?;
     }
     let mut element = format!("for={};proto=http", node(peer));
     if !host.is_empty() {
-        let _ = if host.contains(':') {
-            write!(element, ";host=\"{host}\"")
-        } else {
+        // A Host may hold `;` and `=`, which would add parameters here; it never holds a quote or a backslash.
+        let is_token = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
+        let _ = if is_token {
             write!(element, ";host={host}")
+        } else {
+            write!(element, ";host=\"{host}\"")
         };
     }
-    let forwarded = joined(request, "Forwarded", &element);
+    let forwarded = joined(request, "Forwarded", &element)?;
     request.insert_header(header::FORWARDED, forwarded)?;
     insert_absent(request, X_FORWARDED_PROTO, "http")?;
     if !host.is_empty() {
-        insert_absent(request, X_FORWARDED_HOST, &*host)?;
+        insert_absent(request, X_FORWARDED_HOST, &host)?;
     }
     match conn.map_or(0, |c| c.local_port) {
         0 => Ok(()),
@@ -99,15 +102,15 @@ fn node(peer: Option<IpAddr>) -> String {
     }
 }
 
-/// All values of a field and one more, as one list.
-fn joined(request: &RequestHeader, name: &str, last: &str) -> String {
-    let mut list = String::new();
+/// All values of a field, byte for byte, and one more, as one list.
+fn joined(request: &RequestHeader, name: &str, last: &str) -> Result<HeaderValue> {
+    let mut list = Vec::new();
     for value in request.headers.get_all(name) {
-        list.push_str(&String::from_utf8_lossy(value.as_bytes()));
-        list.push_str(", ");
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
     }
-    list.push_str(last);
-    list
+    list.extend_from_slice(last.as_bytes());
+    HeaderValue::try_from(list).explain_err(ErrorType::InvalidHTTPHeader, |_| "a list of field values")
 }
 
 fn insert_absent(request: &mut RequestHeader, name: &'static str, value: &str) -> Result<()> {
@@ -117,14 +120,15 @@ fn insert_absent(request: &mut RequestHeader, name: &'static str, value: &str) -
     Ok(())
 }
 
-/// RFC 9110 §7.6.3: a gateway names itself in each request it forwards.
-fn via(request: &mut RequestHeader) -> Result<()> {
-    let protocol = if request.version == http::Version::HTTP_10 { "1.0" } else { "1.1" };
-    if request.headers.contains_key(header::VIA) {
-        let list = joined(request, "Via", &format!("{protocol} portcullis"));
-        return request.insert_header(header::VIA, list);
-    }
-    request.insert_header(header::VIA, HeaderValue::from_static("1.1 portcullis"))
+/// RFC 9110 §7.6.3: a gateway names itself in each request it forwards, with the version that came in.
+fn via(received: Version, request: &mut RequestHeader) -> Result<()> {
+    let own = if received == Version::HTTP_10 { "1.0 portcullis" } else { "1.1 portcullis" };
+    let list = if request.headers.contains_key(header::VIA) {
+        joined(request, "Via", own)?
+    } else {
+        HeaderValue::from_static(own)
+    };
+    request.insert_header(header::VIA, list)
 }
 
 fn rewrite(request: &mut RequestHeader, change: &Rewrite) -> Result<()> {

@@ -14,6 +14,7 @@ use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 /// Decides about a request: `None` lets it go upstream, `Some` is the gateway's own answer.
@@ -137,13 +138,17 @@ fn admit(session: &Session, ctx: &Ctx) -> Result<(), Reject> {
     ctx.route().chain.admit(length)
 }
 
-/// The host in lower case, without port and without the dot of a fully qualified name.
+/// The host in lower case, without port and without the dot of a fully qualified name; IPv6 in its one spelling.
 fn bare_host(host: &str) -> Cow<'_, str> {
     let end = match host.rfind(':') {
         Some(colon) if !host[colon..].contains(']') => colon,
         _ => host.len(),
     };
     let bare = &host[..end];
+    if let Some(v6) = bare.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        // One spelling (RFC 5952), the one that the router has.
+        return v6.parse::<Ipv6Addr>().map_or(Cow::Borrowed(bare), |v6| Cow::Owned(format!("[{v6}]")));
+    }
     let bare = bare.strip_suffix('.').unwrap_or(bare);
     if bare.bytes().any(|b| b.is_ascii_uppercase()) {
         return Cow::Owned(bare.to_ascii_lowercase());
@@ -180,7 +185,7 @@ mod tests {
             ("A.Test:80", "a.test"),
             ("a.test.", "a.test"),
             ("[::1]:8080", "[::1]"),
-            ("[::1]", "[::1]"),
+            ("[::1]", "[::1]"), ("[0:0::1]:80", "[::1]"),
             ("", ""),
             ("1.2.3.4:1", "1.2.3.4"),
         ] {

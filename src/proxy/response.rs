@@ -35,7 +35,8 @@ pub(super) fn dress(session: &Session, response: &mut ResponseHeader, ctx: &Ctx)
         response.remove_header(&header::TRANSFER_ENCODING);
     }
     response.insert_header("X-Request-Id", ctx.id.clone())?;
-    response.insert_header("Server-Timing", server_timing(ctx))?;
+    // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).
+    response.append_header("Server-Timing", server_timing(ctx))?;
     ctx.route().chain.respond().iter().try_for_each(|edits| edit(response, edits))
 }
 

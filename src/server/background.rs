@@ -28,15 +28,15 @@ impl BackgroundService for Background {
     async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
         let gateway = self.gateway.load_full();
         let mut preparing = JoinSet::new();
-        for upstream in gateway.upstreams.iter().cloned() {
-            let gateway = Arc::clone(&gateway);
+        for upstream in &gateway.upstreams {
+            let (upstream, gateway) = (Arc::clone(upstream), Arc::clone(&gateway));
             preparing.spawn(async move { upstream.prepare(&gateway.resolver).await });
         }
         while preparing.join_next().await.is_some() {}
         ready.notify_ready();
         let mut maintaining = JoinSet::new();
-        for upstream in gateway.upstreams.iter().cloned() {
-            let gateway = Arc::clone(&gateway);
+        for upstream in &gateway.upstreams {
+            let (upstream, gateway) = (Arc::clone(upstream), Arc::clone(&gateway));
             maintaining.spawn(async move { upstream.maintain(&gateway.resolver).await });
         }
         let _ = shutdown.changed().await;

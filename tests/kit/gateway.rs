@@ -170,6 +170,7 @@ pub fn run(arguments: &[&str], folder: &Path, environment: &[(&str, &str)]) -> (
         status = child.try_wait().unwrap();
         if Instant::now() > end {
             let _ = child.kill();
+            let _ = child.wait();
             panic!("portcullis {arguments:?} does not end");
         }
         std::thread::sleep(std::time::Duration::from_millis(5));

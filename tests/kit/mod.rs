@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub)] // each test file uses its part of the kit
 
+pub mod dns;
 pub mod gateway;
 pub mod origin;
 pub mod raw;

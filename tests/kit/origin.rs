@@ -14,6 +14,8 @@ use std::time::Duration;
 pub struct Received {
     /// The head, byte for byte, without the empty line.
     pub head: String,
+    /// The same where bytes that are no UTF-8 matter.
+    pub raw_head: Vec<u8>,
     /// The body, chunk framing removed.
     pub body: Vec<u8>,
     /// The body as it came on the wire.
@@ -61,6 +63,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Waits until the test calls [`Origin::release`], or the connection or origin ends.
     Hold,
+    /// Reads the request's body to its end; after [`Origin::on_head`] only, where it is not read yet.
+    Body,
     /// Pauses, to be slow on purpose.
     Pause(Duration),
     /// Closes with a reset.
@@ -125,8 +129,17 @@ impl Origin {
         Origin::start(move |_| reply(200, &body))
     }
 
+    /// Answers 200 with this body, on an address of the test's choice.
+    pub fn text_at(address: SocketAddr, body: &str) -> Origin {
+        let body = body.to_owned();
+        Origin::bound(TcpListener::bind(address).unwrap(), Box::new(move |_| reply(200, &body)), When::Whole)
+    }
+
     fn with(behaviour: Box<Behaviour>, when: When) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Origin::bound(TcpListener::bind("127.0.0.1:0").unwrap(), behaviour, when)
+    }
+
+    fn bound(listener: TcpListener, behaviour: Box<Behaviour>, when: When) -> Origin {
         let shared = Arc::new(Shared {
             behaviour,
             when,
@@ -176,6 +189,11 @@ impl Origin {
     /// Connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.shared.open.lock().unwrap().len()
     }
 
     /// Lets every [`Step::Hold`] go on, now and later.
@@ -236,19 +254,31 @@ fn accept(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
 fn serve(socket: &mut TcpStream, connection: usize, shared: &Shared) {
     let _ = socket.set_nodelay(true);
     let mut buffer = Vec::new();
-    while let Some(head) = read_head(socket, &mut buffer) {
-        let mut request =
-            Received { head, body: Vec::new(), raw_body: Vec::new(), connection, complete: false };
+    while let Some(raw_head) = read_head(socket, &mut buffer) {
+        let mut request = Received {
+            head: String::from_utf8_lossy(&raw_head).into_owned(),
+            raw_head,
+            body: Vec::new(),
+            raw_body: Vec::new(),
+            connection,
+            complete: false,
+        };
         if shared.when == When::Head {
             shared.received.lock().unwrap().push(request.clone());
-            if !perform(socket, connection, (shared.behaviour)(&request), shared) {
+            let steps = (shared.behaviour)(&request);
+            let whole = steps.iter().position(|s| matches!(s, Step::Body));
+            let (before, after) = steps.split_at(whole.unwrap_or(steps.len()));
+            if !perform(socket, connection, before.to_vec(), shared) {
                 return;
             }
             read_body(socket, &mut buffer, &mut request);
             if let Some(noted) =
                 shared.received.lock().unwrap().iter_mut().rev().find(|r| r.connection == connection)
             {
-                *noted = request;
+                *noted = request.clone();
+            }
+            if !request.complete || !perform(socket, connection, after.to_vec(), shared) {
+                return;
             }
         } else {
             read_body(socket, &mut buffer, &mut request);
@@ -271,9 +301,13 @@ fn perform(socket: &mut TcpStream, connection: usize, steps: Vec<Step>, shared: 
             }
             Step::Hold => {
                 while !shared.released.load(Ordering::SeqCst) && !shared.stopping.load(Ordering::SeqCst) {
+                    if has_ended(socket) {
+                        return false;
+                    }
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }
+            Step::Body => {} // `serve` has read it between the steps
             Step::Pause(time) => std::thread::sleep(time),
             Step::Reset => {
                 // With no linger time and no clone left, the close that follows sends a reset.
@@ -290,10 +324,18 @@ fn perform(socket: &mut TcpStream, connection: usize, steps: Vec<Step>, shared: 
     true
 }
 
-fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+/// Whether the other side has closed and left nothing to read.
+fn has_ended(socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let peeked = socket.peek(&mut [0]);
+    socket.set_nonblocking(false).unwrap();
+    !matches!(peeked, Ok(1..)) && !matches!(&peeked, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     loop {
         if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+            let head = buffer[..end].to_vec();
             buffer.drain(..end + 4);
             return Some(head);
         }

@@ -19,6 +19,8 @@ pub struct Response {
     pub status: u16,
     /// The head, byte for byte, without the empty line.
     pub head: String,
+    /// The same where bytes that are no UTF-8 matter.
+    pub raw_head: Vec<u8>,
     /// The body, chunk framing removed.
     pub body: Vec<u8>,
     /// The body ended as its framing says.
@@ -100,14 +102,15 @@ impl Raw {
             }
             self.fill()?;
         };
-        let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+        let raw_head = self.buffer[..end].to_vec();
+        let head = String::from_utf8_lossy(&raw_head).into_owned();
         self.buffer.drain(..end + 4);
         let status = head
             .split(' ')
             .nth(1)
             .and_then(|s| s.parse().ok())
             .unwrap_or_else(|| panic!("no status in {head:?}"));
-        let mut response = Response { status, head, body: Vec::new(), complete: true };
+        let mut response = Response { status, head, raw_head, body: Vec::new(), complete: true };
         if status >= 200 && !matches!(status, 204 | 304) && method != "HEAD" {
             self.body(&mut response);
         }

@@ -3,41 +3,45 @@
 use super::super::decode::{At, Fields, Item};
 use super::super::raw::{RawAction, RawPolicies, RawRetry, RawRewrite, RawRoute};
 use super::super::MAX_ATTEMPTS;
+use super::plain_path;
 use super::upstream::header_name;
 use crate::base::units;
 use crate::policy::headers::{self, HeaderEdits};
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
-use crate::policy::rewrite::plain_path;
 use crate::router::{HostPattern, PathMatch, ValueMatch};
 use http::{HeaderName, HeaderValue, Method};
 use regex::Regex;
 
 /// A pattern may compile to this much, so that one cannot take all memory.
 const REGEX_BYTES: usize = 1 << 20;
+/// And have this many bytes itself: what it is parsed to is larger by far.
+const REGEX_TEXT: usize = 10_000;
 
 pub(super) fn route(item: &Item<'_, '_>) -> Option<RawRoute> {
     let fields = item.fields("a mapping with `path` and `upstream`")?;
-    let route = RawRoute {
-        place: item.place(),
-        name: fields.get("name").and_then(|i| i.parse("a name", name)),
-        hosts: fields
-            .get("hosts")
-            .map(|i| list(&i, "a list of hosts", |i| i.parse("a host", HostPattern::parse)))
-            .unwrap_or_default(),
-        path: fields.get("path").and_then(|i| path(&i)),
-        methods: fields
-            .get("methods")
-            .map(|i| list(&i, "a list of methods", |i| i.parse("a method", method)))
-            .unwrap_or_default(),
-        headers: fields.get("headers").map(|i| headers_match(&i)).unwrap_or_default(),
-        query: fields.get("query").map(|i| query_match(&i)).unwrap_or_default(),
-        action: action(item, &fields),
-        rewrite: fields.get("rewrite").and_then(|i| rewrite(&i)),
-        policies: policies(&fields),
-    };
+    let name = fields.get("name").and_then(|i| i.parse("a name", name));
+    let before = item.errors();
+    let hosts = fields
+        .get("hosts")
+        .map(|i| list(&i, "a list of hosts", |i| i.parse("a host", HostPattern::parse)))
+        .unwrap_or_default();
+    let path = fields.get("path").and_then(|i| path(&i));
+    let methods = fields
+        .get("methods")
+        .map(|i| list(&i, "a list of methods", |i| i.parse("a method", method)))
+        .unwrap_or_default();
+    let headers = fields.get("headers").map(|i| headers_match(&i)).unwrap_or_default();
+    let query = fields.get("query").map(|i| query_match(&i)).unwrap_or_default();
+    let matching = item.errors() == before;
+    let action = action(item, &fields);
+    let rewrite = fields.get("rewrite").and_then(|i| rewrite(&i));
+    let policies = policies(&fields);
+    let before = item.errors();
     fields.close();
-    Some(route)
+    let sound = matching && item.errors() == before;
+    let place = item.place();
+    Some(RawRoute { place, sound, name, hosts, path, methods, headers, query, action, rewrite, policies })
 }
 
 /// The policy keys, which `defaults` has too. The caller closes the fields.
@@ -84,11 +88,20 @@ fn method(text: &str) -> Result<Method, String> {
 }
 
 fn regex(text: &str) -> Result<Regex, String> {
+    short(text)?;
     regex::RegexBuilder::new(text).size_limit(REGEX_BYTES).build().map_err(|e| regex_error(&e))
 }
 
 fn bytes_regex(text: &str) -> Result<regex::bytes::Regex, String> {
+    short(text)?;
     regex::bytes::RegexBuilder::new(text).size_limit(REGEX_BYTES).build().map_err(|e| regex_error(&e))
+}
+
+fn short(pattern: &str) -> Result<(), String> {
+    if pattern.len() > REGEX_TEXT {
+        return Err(format!("a regular expression of more than {REGEX_TEXT} bytes; use several routes"));
+    }
+    Ok(())
 }
 
 /// The last line says what is wrong; those before it repeat the pattern.
@@ -101,11 +114,11 @@ fn regex_error(e: &regex::Error) -> String {
 }
 
 fn path(item: &Item<'_, '_>) -> Option<At<PathMatch>> {
+    const FORM: &str = "a path such as /orders, {exact: /orders} or {regex: \"^/v[0-9]+/\"}";
     if !item.is_map() {
-        let At { place, value } = item.parse("a path such as /orders", plain_path)?;
+        let At { place, value } = item.parse(FORM, plain_path)?;
         return Some(At { place, value: PathMatch::Prefix(value) });
     }
-    const FORM: &str = "a path, {exact: /path} or {regex: \"^/v[0-9]+/\"}";
     let fields = item.fields(FORM)?;
     let prefix =
         fields.get("prefix").map(|i| i.parse("a path", plain_path).map(|p| PathMatch::Prefix(p.value)));
@@ -123,14 +136,15 @@ fn one<T, const N: usize>(item: &Item<'_, '_>, form: &str, candidates: [Option<O
     if written.len() == 1 {
         return written.remove(0);
     }
-    item.fail(format!("expected one of {form}"));
+    let found = if written.is_empty() { "none" } else { "several" };
+    item.fail(format!("expected one of {form}, found {found}"));
     None
 }
 
 fn headers_match(item: &Item<'_, '_>) -> Vec<(HeaderName, ValueMatch)> {
     let mut found = Vec::new();
     for (name, item) in item.entries("header names with the values they must have") {
-        let header = header_name(&name.value);
+        let header = header_name(&name.value).and_then(|header| once(header, &found));
         let value = value_match(&item);
         match (header, value) {
             (Ok(header), Some(value)) => found.push((header, value)),
@@ -139,6 +153,14 @@ fn headers_match(item: &Item<'_, '_>) -> Vec<(HeaderName, ValueMatch)> {
         }
     }
     found
+}
+
+/// YAML knows keys twice only when they are spelled alike; the names of fields have no case (RFC 9110 §5.1).
+fn once<T>(name: HeaderName, seen: &[(HeaderName, T)]) -> Result<HeaderName, String> {
+    if seen.iter().any(|(other, _)| *other == name) {
+        return Err(format!("{name} stands twice; case makes no difference in names of fields"));
+    }
+    Ok(name)
 }
 
 fn query_match(item: &Item<'_, '_>) -> Vec<(String, ValueMatch)> {
@@ -195,7 +217,12 @@ fn upstreams(item: &Item<'_, '_>) -> Option<Vec<(At<String>, usize)>> {
             .map(|name| vec![(name, 1)]);
     }
     let mut choices = Vec::new();
-    for item in item.items("a list of {to, weight}") {
+    let (items, before) = (item.items("a list of {to, weight}"), item.errors());
+    if items.is_empty() {
+        item.fail("the list is empty: there is nothing to choose from");
+        return None;
+    }
+    for item in items {
         let Some(fields) = item.fields("a mapping such as {to: orders, weight: 9}") else { continue };
         let to = fields.need("to").and_then(|i| i.text("the name of an upstream or a URL"));
         let weight = fields
@@ -206,7 +233,7 @@ fn upstreams(item: &Item<'_, '_>) -> Option<Vec<(At<String>, usize)>> {
             choices.push((to, weight));
         }
     }
-    if choices.iter().map(|(_, weight)| weight).sum::<usize>() == 0 {
+    if item.errors() == before && choices.iter().all(|(_, weight)| *weight == 0) {
         item.fail("all weights together are zero: nothing could be chosen");
         return None;
     }
@@ -215,17 +242,18 @@ fn upstreams(item: &Item<'_, '_>) -> Option<Vec<(At<String>, usize)>> {
 
 fn redirect(item: &Item<'_, '_>) -> Option<Redirect> {
     let fields = item.fields("a mapping such as {to: \"https://{host}{uri}\", status: 308}")?;
-    let to = fields.need("to").and_then(|i| i.text("where to"));
+    // Each judged by itself, so that the error stands at the one that is wrong, and both are told.
+    let to = fields.need("to").and_then(|i| i.parse("where to", |to| Redirect::new(to, 308)));
+    let status = |text: &str| {
+        let status = text.parse().map_err(|_| format!("expected a status such as 308, found {text:?}"))?;
+        Redirect::new("/", status).map(|redirect| redirect.status)
+    };
     let status =
-        fields.get("status").map_or(Some(308), |i| i.number("a status", 300, 399).map(|s| s.value as u16));
+        fields.get("status").map_or(Some(308), |i| i.parse("a status", status).map(|status| status.value));
     fields.close();
-    match Redirect::new(&to?.value, status?) {
-        Ok(redirect) => Some(redirect),
-        Err(e) => {
-            item.fail(e);
-            None
-        }
-    }
+    let (mut redirect, status) = (to?.value, status?);
+    redirect.status = status;
+    Some(redirect)
 }
 
 fn respond(item: &Item<'_, '_>) -> Option<Respond> {
@@ -274,7 +302,8 @@ fn edits(item: &Item<'_, '_>) -> Option<HeaderEdits> {
         for (name, item) in
             fields.get(name).map(|i| i.entries("header names with values")).unwrap_or_default()
         {
-            match (headers::editable(&name.value), item.parse("a header value", headers::value)) {
+            let header = headers::editable(&name.value).and_then(|header| once(header, &found));
+            match (header, item.parse("a header value", headers::value)) {
                 (Ok(header), Some(value)) => found.push((header, value.value)),
                 (Err(e), _) => item.fail(e),
                 _ => {}
@@ -298,7 +327,11 @@ fn retry(item: &Item<'_, '_>) -> Option<RawRetry> {
     let mut retry = RawRetry { attempts: attempts?, connect: true, reset: true };
     if let Some(on) = fields.get("on") {
         (retry.connect, retry.reset) = (false, false);
-        for item in on.items("a list such as [connect, reset]") {
+        let items = on.items("a list such as [connect, reset]");
+        if items.is_empty() && on.is_list() {
+            on.fail("the list is empty; to retry never write `attempts: 0`");
+        }
+        for item in items {
             let read = item.parse("connect or reset", |text| match text {
                 "connect" | "reset" => Ok(text == "connect"),
                 status if status.parse::<u16>().is_ok() => {

@@ -1,16 +1,19 @@
 //! The section `upstreams`.
 
 use super::super::decode::{At, Item};
+use super::plain_path;
 use super::super::raw::{
     host_port, positive_duration, Balance, RawHealthCheck, RawTarget, RawTimeouts, RawUpstream,
 };
 use crate::policy::headers;
-use crate::policy::rewrite::plain_path;
 use crate::upstream::balance::HashOn;
 use std::time::Duration;
 
-pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> Option<RawUpstream> {
-    let fields = item.fields("a mapping with `targets`")?;
+pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> RawUpstream {
+    // Without its fields it is still there, so that routes to it are no errors of their own.
+    let Some(fields) = item.fields("a mapping with `targets`") else {
+        return RawUpstream::empty(name.clone());
+    };
     let targets = fields.need("targets").map(|i| (i.items("a list of targets"), i));
     if let Some((targets, item)) = &targets {
         if targets.is_empty() && item.is_list() {
@@ -27,7 +30,7 @@ pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> Option<RawUpst
         pool: fields.get("keepalive").and_then(|i| pool(&i)),
     };
     fields.close();
-    Some(upstream)
+    upstream
 }
 
 fn target(item: &Item<'_, '_>) -> Option<At<RawTarget>> {
@@ -125,19 +128,16 @@ fn health_check(item: &Item<'_, '_>) -> Option<RawHealthCheck> {
         healthy_after: count("healthy_after"),
         unhealthy_after: count("unhealthy_after"),
         expect: fields.get("expect").map(|i| {
-            i.items("a list of statuses")
-                .iter()
-                .filter_map(|i| i.parse("a status", statuses))
-                .map(|s| s.value)
-                .collect()
+            let items = i.items("a list of statuses");
+            if items.is_empty() && i.is_list() {
+                i.fail("the list is empty: no answer could pass");
+            }
+            items.iter().filter_map(|i| i.parse("a status", statuses)).map(|s| s.value).collect()
         }),
     };
     fields.close();
     if check.path.is_none() && (check.expect.is_some() || check.host.is_some()) {
         item.fail("`expect` and `host` belong to an HTTP check, which needs `path`; without it a TCP connection is the check");
-    }
-    if check.expect.as_ref().is_some_and(Vec::is_empty) {
-        item.fail("`expect` is empty: no answer could pass");
     }
     if let (Some(interval), Some(timeout)) = (check.interval, check.timeout) {
         if timeout > interval {
