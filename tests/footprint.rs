@@ -39,7 +39,11 @@ fn five_thousand_idle_connections_stay_small() {
     until("under 16 KiB each", || per_connection() < 16 * 1024);
     println!("{CONNECTIONS} idle keep-alive connections: {} bytes each", per_connection());
     for client in clients.iter_mut().step_by(100) {
-        assert_eq!(client.send("GET /service1/api HTTP/1.1\r\nHost: t\r\n\r\n").response().status, 200, "still open");
+        assert_eq!(
+            client.send("GET /service1/api HTTP/1.1\r\nHost: t\r\n\r\n").response().status,
+            200,
+            "still open"
+        );
     }
 }
 

@@ -16,7 +16,10 @@ fn three() -> Vec<Origin> {
 
 fn upstream(origins: &[Origin], check: &str) -> String {
     let targets: Vec<String> = origins.iter().map(|o| format!("\"{}\"", o.target())).collect();
-    format!("upstreams:\n  app:\n    targets: [{}]\n{check}\nroutes: [{{path: /, upstream: app}}]\n", targets.join(", "))
+    format!(
+        "upstreams:\n  app:\n    targets: [{}]\n{check}\nroutes: [{{path: /, upstream: app}}]\n",
+        targets.join(", ")
+    )
 }
 
 /// Bodies of successful answers out of `count` requests; others fail the test.
@@ -64,7 +67,10 @@ fn killing_one_of_three_under_load_costs_no_request() {
 #[test]
 fn all_down_is_503_with_the_reasons_in_the_log_and_recovery_is_noticed() {
     let origins = three();
-    let gateway = Gateway::start(&upstream(&origins, "    health_check: {path: /, interval: 100ms, unhealthy_after: 1}"));
+    let gateway = Gateway::start(&upstream(
+        &origins,
+        "    health_check: {path: /, interval: 100ms, unhealthy_after: 1}",
+    ));
     origins.iter().for_each(Origin::stop);
     for origin in &origins {
         gateway.wait_log(&[&origin.target(), "is unhealthy", "connection refused"]);
@@ -86,7 +92,10 @@ fn a_target_that_fails_its_first_check_never_gets_a_request() {
     let sick = Origin::start(|r| if r.target() == "/healthz" { reply(500, "") } else { reply(200, "sick") });
     let well = Origin::text("well");
     let origins = [sick, well];
-    let gateway = Gateway::start(&upstream(&origins, "    health_check: {path: /healthz, interval: 60s, unhealthy_after: 5}"));
+    let gateway = Gateway::start(&upstream(
+        &origins,
+        "    health_check: {path: /healthz, interval: 60s, unhealthy_after: 5}",
+    ));
     assert!(bodies(gateway.address(), 20).iter().all(|b| b == "well"));
     gateway.wait_log(&["is unhealthy: it answered 500"]);
 }
@@ -95,7 +104,9 @@ fn a_target_that_fails_its_first_check_never_gets_a_request() {
 fn thresholds_count_results_in_a_row() {
     let status = Arc::new(AtomicU16::new(200));
     let seen = Arc::clone(&status);
-    let origin = Origin::start(move |r| reply(if r.target() == "/healthz" { seen.load(Ordering::SeqCst) } else { 200 }, ""));
+    let origin = Origin::start(move |r| {
+        reply(if r.target() == "/healthz" { seen.load(Ordering::SeqCst) } else { 200 }, "")
+    });
     let checks = |o: &Origin| o.received().iter().filter(|r| r.target() == "/healthz").count();
     let origins = [origin];
     let gateway = Gateway::start(&upstream(&origins, "    health_check: {path: /healthz, interval: 50ms, healthy_after: 3, unhealthy_after: 4, expect: [2xx]}"));
@@ -112,16 +123,21 @@ fn thresholds_count_results_in_a_row() {
 #[test]
 fn an_http_check_says_who_asks_and_whom() {
     let origins = [Origin::text("x")];
-    let _gateway = Gateway::start(&upstream(&origins, "    health_check: {path: \"/healthz?full=1\", interval: 60s}"));
+    let _gateway =
+        Gateway::start(&upstream(&origins, "    health_check: {path: \"/healthz?full=1\", interval: 60s}"));
     let check = origins[0].first();
     assert_eq!(check.line(), "GET /healthz?full=1 HTTP/1.1");
-    assert_eq!((check.field("host"), check.field("user-agent")), (Some("app"), Some("portcullis health check")));
+    assert_eq!(
+        (check.field("host"), check.field("user-agent")),
+        (Some("app"), Some("portcullis health check"))
+    );
 }
 
 #[test]
 fn without_a_path_a_connection_is_the_check() {
     let origins = [Origin::text("a"), Origin::text("b")];
-    let gateway = Gateway::start(&upstream(&origins, "    health_check: {interval: 50ms, unhealthy_after: 2}"));
+    let gateway =
+        Gateway::start(&upstream(&origins, "    health_check: {interval: 50ms, unhealthy_after: 2}"));
     until("checked", || origins[0].connections() > 2);
     assert!(origins[0].received().is_empty(), "no request is made");
     origins[0].stop();
@@ -134,7 +150,8 @@ fn a_check_that_hangs_fails_by_its_timeout_and_holds_up_nobody() {
     let hanging = Origin::start(|_| vec![kit::Step::Hold]);
     let well = Origin::text("well");
     let origins = [hanging, well];
-    let gateway = Gateway::start(&upstream(&origins, "    health_check: {path: /, interval: 200ms, timeout: 100ms}"));
+    let gateway =
+        Gateway::start(&upstream(&origins, "    health_check: {path: /, interval: 200ms, timeout: 100ms}"));
     gateway.wait_log(&[&origins[0].target(), "is unhealthy: no answer"]);
     assert!(bodies(gateway.address(), 10).iter().all(|b| b == "well"));
     let before = origins[1].received().len();

@@ -15,7 +15,10 @@ const HOUSE: [(&str, &[&str]); 11] = [
     ("config", &["base", "wire", "error", "router", "policy", "upstream", "gateway"]),
     ("proxy", &["base", "wire", "error", "router", "policy", "upstream", "gateway"]),
     ("server", &["base", "wire", "error", "router", "policy", "upstream", "gateway", "config", "proxy"]),
-    ("cli", &["base", "wire", "error", "router", "policy", "upstream", "gateway", "config", "proxy", "server"]),
+    (
+        "cli",
+        &["base", "wire", "error", "router", "policy", "upstream", "gateway", "config", "proxy", "server"],
+    ),
 ];
 
 /// The room of a file: `src/router/host.rs` and `src/error.rs` are in `router` and `error`.
@@ -48,7 +51,11 @@ fn uses(text: &str) -> Vec<(usize, String)> {
                 continue;
             }
             let rest = &line[at + "crate::".len()..];
-            assert!(!rest.starts_with('{'), "line {}: write one `use crate::room` a line, this test reads those", number + 1);
+            assert!(
+                !rest.starts_with('{'),
+                "line {}: write one `use crate::room` a line, this test reads those",
+                number + 1
+            );
             let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             found.push((number + 1, name));
         }
@@ -72,7 +79,10 @@ fn rooms_use_only_the_rooms_below_them() {
         for (line, to) in uses(&std::fs::read_to_string(path).unwrap()) {
             arrows += 1;
             if to != from && !allowed.contains(&to.as_str()) {
-                wrong.push(format!("{}:{line}: {from} must not use {to}", path.strip_prefix(&src).unwrap().display()));
+                wrong.push(format!(
+                    "{}:{line}: {from} must not use {to}",
+                    path.strip_prefix(&src).unwrap().display()
+                ));
             }
         }
     }

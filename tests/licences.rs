@@ -22,7 +22,14 @@ fn every_linked_crate_has_a_permissive_licence() {
     let allowed = allowed(&std::fs::read_to_string(root.join("deny.toml")).unwrap());
     assert!(allowed.len() > 5, "{allowed:?}");
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--filter-platform",
+            "x86_64-unknown-linux-gnu",
+        ])
         .current_dir(root)
         .output()
         .unwrap();
@@ -41,6 +48,14 @@ fn every_linked_crate_has_a_permissive_licence() {
 #[test]
 fn expressions_are_read_strictly() {
     let allowed = ["MIT".to_owned(), "Apache-2.0".to_owned()];
-    assert!(acceptable("MIT OR GPL-3.0", &allowed) && acceptable("(MIT OR Zlib) AND Apache-2.0", &allowed) && acceptable("MIT/Apache-2.0", &allowed));
-    assert!(!acceptable("GPL-3.0", &allowed) && !acceptable("MIT AND GPL-3.0", &allowed) && !acceptable("", &allowed));
+    assert!(
+        acceptable("MIT OR GPL-3.0", &allowed)
+            && acceptable("(MIT OR Zlib) AND Apache-2.0", &allowed)
+            && acceptable("MIT/Apache-2.0", &allowed)
+    );
+    assert!(
+        !acceptable("GPL-3.0", &allowed)
+            && !acceptable("MIT AND GPL-3.0", &allowed)
+            && !acceptable("", &allowed)
+    );
 }

@@ -52,7 +52,9 @@ fn the_last_good_answer_stays_when_the_name_vanishes_or_the_server_falls_silent(
     until("the new answer is used", || bodies(&gateway) == ["two"; 4]);
     let lines = gateway.log().len();
     dns.stop();
-    until("the silence is told", || gateway.log()[lines..].iter().any(|l| l.contains("app.test does not resolve")));
+    until("the silence is told", || {
+        gateway.log()[lines..].iter().any(|l| l.contains("app.test does not resolve"))
+    });
     assert_eq!(bodies(&gateway), ["two"; 4]);
 }
 

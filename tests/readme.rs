@@ -41,7 +41,9 @@ impl Walk {
     }
 
     fn moved(&self, text: &str) -> String {
-        self.ports.iter().fold(text.to_owned(), |text, (from, to)| text.replace(&format!(":{from}"), &format!(":{to}")))
+        self.ports
+            .iter()
+            .fold(text.to_owned(), |text, (from, to)| text.replace(&format!(":{from}"), &format!(":{to}")))
     }
 
     /// Runs one line; what stands behind `#` must be in what it prints.
@@ -49,20 +51,30 @@ impl Walk {
         let (command, expected) = line.split_once(" # ").unwrap_or((line, ""));
         let command = self.moved(command.trim());
         if let Some(background) = command.strip_suffix('&') {
-            let file = background.trim().strip_prefix("portcullis run -c ").expect("only servers go to the background");
+            let file = background
+                .trim()
+                .strip_prefix("portcullis run -c ")
+                .expect("only servers go to the background");
             self.serve(&self.folder.path().join(file));
             return;
         }
         let binary = Path::new(env!("CARGO_BIN_EXE_portcullis"));
         let path = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
-        let output = Command::new("sh").args(["-c", &command]).env("PATH", path).current_dir(self.folder.path()).output().unwrap();
-        let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("sh")
+            .args(["-c", &command])
+            .env("PATH", path)
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        let printed =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(!expected.is_empty(), "{line}: say behind # what it prints");
         assert!(printed.contains(expected.trim()), "{line}\nprinted\n{printed}");
     }
 
     fn serve(&mut self, file: &Path) {
-        let gateway = Gateway::command(&["run", "-c", file.to_str().unwrap()], tempfile::tempdir().unwrap(), &[]);
+        let gateway =
+            Gateway::command(&["run", "-c", file.to_str().unwrap()], tempfile::tempdir().unwrap(), &[]);
         let listeners = std::fs::read_to_string(file).unwrap().matches("- address:").count();
         wait_for(&format!("{} listens: {:?}", file.display(), gateway.log()), || {
             (gateway.log().iter().filter(|l| l.contains("listening on")).count() >= listeners).then_some(())
@@ -74,7 +86,8 @@ impl Walk {
 #[test]
 fn the_five_minute_walk_can_be_walked() {
     let mut walk = Walk::new();
-    let lines: Vec<String> = blocks(&readme(), "sh").iter().flat_map(|b| b.lines()).map(str::to_owned).collect();
+    let lines: Vec<String> =
+        blocks(&readme(), "sh").iter().flat_map(|b| b.lines()).map(str::to_owned).collect();
     assert!(lines.len() >= 7, "{lines:?}");
     for line in &lines {
         walk.run(line);
@@ -89,14 +102,20 @@ fn mistakes_are_told_as_the_readme_shows() {
         .output()
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stderr);
-    let shown: Vec<String> = readme().lines().filter_map(|l| Some(l.strip_prefix("    ")?.to_owned())).filter(|l| l.starts_with("conf/broken")).collect();
+    let shown: Vec<String> = readme()
+        .lines()
+        .filter_map(|l| Some(l.strip_prefix("    ")?.to_owned()))
+        .filter(|l| l.starts_with("conf/broken"))
+        .collect();
     assert_eq!(printed.lines().collect::<Vec<_>>(), shown);
 }
 
 #[test]
 fn every_yaml_block_is_a_file_in_conf() {
-    let files: Vec<String> =
-        std::fs::read_dir(repository("conf")).unwrap().map(|e| std::fs::read_to_string(e.unwrap().path()).unwrap()).collect();
+    let files: Vec<String> = std::fs::read_dir(repository("conf"))
+        .unwrap()
+        .map(|e| std::fs::read_to_string(e.unwrap().path()).unwrap())
+        .collect();
     let blocks = blocks(&readme(), "yaml");
     assert!(!blocks.is_empty());
     for block in blocks {

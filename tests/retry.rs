@@ -19,7 +19,10 @@ fn refusing() -> String {
 
 fn yaml(targets: &[&str], route: &str) -> String {
     let targets: Vec<String> = targets.iter().map(|t| format!("\"{t}\"")).collect();
-    format!("upstreams: {{app: {{targets: [{}]}}}}\nroutes: [{{path: /, upstream: app{route}}}]\n", targets.join(", "))
+    format!(
+        "upstreams: {{app: {{targets: [{}]}}}}\nroutes: [{{path: /, upstream: app{route}}}]\n",
+        targets.join(", ")
+    )
 }
 
 /// An origin that resets every connection as soon as a request's head is there.
@@ -47,12 +50,20 @@ fn a_reset_before_the_answer_goes_elsewhere_only_when_idempotent() {
     let gateway = Gateway::start(&yaml(&[&bad.target(), &good.target()], ""));
     for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "GET"] {
         let body = if method == "PUT" { "Content-Length: 5\r\n\r\nhello" } else { "\r\n" };
-        let response = Raw::connect(gateway.address()).send(format!("{method} / HTTP/1.1\r\nHost: t\r\n{body}")).response_to(method);
+        let response = Raw::connect(gateway.address())
+            .send(format!("{method} / HTTP/1.1\r\nHost: t\r\n{body}"))
+            .response_to(method);
         assert_eq!(response.status, 200, "{method}: {response:?}");
     }
-    assert!(good.received().iter().any(|r| r.method() == "PUT" && r.body == b"hello"), "the body was sent again, whole");
+    assert!(
+        good.received().iter().any(|r| r.method() == "PUT" && r.body == b"hello"),
+        "the body was sent again, whole"
+    );
     let statuses: Vec<u16> = (0..2).map(|_| exchange(gateway.address(), POST).status).collect();
-    assert!(statuses.contains(&502) && statuses.contains(&200), "a POST that may have been processed is not repeated: {statuses:?}");
+    assert!(
+        statuses.contains(&502) && statuses.contains(&200),
+        "a POST that may have been processed is not repeated: {statuses:?}"
+    );
     assert_eq!(bad.received().iter().filter(|r| r.method() == "POST").count(), 1);
 }
 
@@ -67,7 +78,11 @@ fn a_kept_connection_that_closed_is_replaced_even_for_the_only_target() {
         let mut counts = per_connection.lock().unwrap();
         let count = counts.entry(r.connection).or_default();
         *count += 1;
-        if *count > 1 { vec![Step::Reset] } else { reply(200, "ok") }
+        if *count > 1 {
+            vec![Step::Reset]
+        } else {
+            reply(200, "ok")
+        }
     });
     let gateway = Gateway::start(&yaml(&[&origin.target()], ""));
     let mut client = Raw::connect(gateway.address());
@@ -80,7 +95,11 @@ fn a_kept_connection_that_closed_is_replaced_even_for_the_only_target() {
 
 #[test]
 fn nothing_is_repeated_once_a_byte_of_the_answer_has_gone_to_the_client() {
-    let half = || Origin::start(|_| vec![Step::Send(b"HTTP/1.1 200 X\r\nContent-Length: 100\r\n\r\nhalf".to_vec()), Step::Reset]);
+    let half = || {
+        Origin::start(|_| {
+            vec![Step::Send(b"HTTP/1.1 200 X\r\nContent-Length: 100\r\n\r\nhalf".to_vec()), Step::Reset]
+        })
+    };
     let origins = [half(), half()];
     let gateway = Gateway::start(&yaml(&[&origins[0].target(), &origins[1].target()], ""));
     let response = exchange(gateway.address(), GET);
@@ -118,13 +137,17 @@ fn errors_that_are_answers_are_passed_on_untouched() {
     let (first, second) = (Origin::start(|_| reply(503, "mine")), Origin::start(|_| reply(503, "mine")));
     let gateway = Gateway::start(&yaml(&[&first.target(), &second.target()], ""));
     let response = exchange(gateway.address(), GET);
-    assert_eq!((response.status, response.text().as_str(), response.field("content-type")), (503, "mine", None));
+    assert_eq!(
+        (response.status, response.text().as_str(), response.field("content-type")),
+        (503, "mine", None)
+    );
     assert_eq!(first.received().len() + second.received().len(), 1);
 }
 
 #[test]
 fn garbage_is_not_repeated() {
-    let origins = [Origin::start(|_| raw("SSH-2.0-nope\r\n\r\n")), Origin::start(|_| raw("SSH-2.0-nope\r\n\r\n"))];
+    let origins =
+        [Origin::start(|_| raw("SSH-2.0-nope\r\n\r\n")), Origin::start(|_| raw("SSH-2.0-nope\r\n\r\n"))];
     let gateway = Gateway::start(&yaml(&[&origins[0].target(), &origins[1].target()], ""));
     let response = exchange(gateway.address(), GET);
     assert_eq!((response.status, response.problem().as_str()), (502, "upstream_broke"));
@@ -137,7 +160,10 @@ fn a_body_larger_than_the_buffer_is_not_repeated() {
     let origins = [Origin::start(|_| vec![Step::Reset]), Origin::start(|_| vec![Step::Reset])];
     let gateway = Gateway::start(&yaml(&[&origins[0].target(), &origins[1].target()], ""));
     let body = "x".repeat(300_000);
-    let response = exchange(gateway.address(), format!("PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    let response = exchange(
+        gateway.address(),
+        format!("PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
+    );
     assert_eq!(response.status, 502);
     assert_eq!(origins[0].received().len() + origins[1].received().len(), 1);
 }

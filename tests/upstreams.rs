@@ -7,7 +7,10 @@ use kit::{Gateway, Origin, Raw, Step};
 use std::collections::HashMap;
 
 fn upstream(keys: &str, targets: &[String]) -> String {
-    format!("upstreams: {{app: {{targets: [{}]{keys}}}}}\nroutes: [{{path: /, upstream: app}}]\n", targets.join(", "))
+    format!(
+        "upstreams: {{app: {{targets: [{}]{keys}}}}}\nroutes: [{{path: /, upstream: app}}]\n",
+        targets.join(", ")
+    )
 }
 
 fn counts(gateway: &Gateway, requests: usize, head: impl Fn(usize) -> String) -> HashMap<String, usize> {
@@ -51,7 +54,10 @@ fn random_reaches_every_target() {
 fn consistent_hash_keeps_a_key_on_its_target_and_moves_only_what_it_must() {
     let (origins, targets) = named(&["a", "b", "c"]);
     let check = ", health_check: {path: /, interval: 100ms, unhealthy_after: 1}";
-    let gateway = Gateway::start(&upstream(&format!(", balance: {{consistent_hash: {{header: x-user}}}}{check}"), &targets));
+    let gateway = Gateway::start(&upstream(
+        &format!(", balance: {{consistent_hash: {{header: x-user}}}}{check}"),
+        &targets,
+    ));
     let mut client = Raw::connect(gateway.address());
     let mut place = |user: usize| {
         client.send(format!("GET / HTTP/1.1\r\nHost: t\r\nX-User: user{user}\r\n\r\n")).response().text()
@@ -102,7 +108,8 @@ fn ten_thousand_requests_over_64_connections_open_few_more_to_the_origin() {
 #[test]
 fn an_idle_connection_is_closed_after_its_time() {
     let origin = Origin::text("x");
-    let gateway = Gateway::start(&upstream(", timeouts: {idle: 100ms}", &[format!("\"{}\"", origin.target())]));
+    let gateway =
+        Gateway::start(&upstream(", timeouts: {idle: 100ms}", &[format!("\"{}\"", origin.target())]));
     get(gateway.address(), "/");
     kit::until("the idle connection is gone and the next request opens another", || {
         std::thread::sleep(std::time::Duration::from_millis(150));
@@ -114,7 +121,8 @@ fn an_idle_connection_is_closed_after_its_time() {
 #[test]
 fn a_silent_upstream_is_504_by_the_read_timeout() {
     let origin = Origin::start(|_| vec![Step::Hold]);
-    let gateway = Gateway::start(&upstream(", timeouts: {read: 200ms}", &[format!("\"{}\"", origin.target())]));
+    let gateway =
+        Gateway::start(&upstream(", timeouts: {read: 200ms}", &[format!("\"{}\"", origin.target())]));
     let response = get(gateway.address(), "/");
     assert_eq!((response.status, response.problem().as_str()), (504, "upstream_timeout"));
     gateway.wait_log(&["-> 504 upstream_timeout", "upstream app", &origin.target()]);
@@ -145,7 +153,10 @@ fn an_upstream_that_never_accepts_is_504_by_the_connect_timeout() {
 fn an_upstream_that_takes_no_body_is_504() {
     // After the write timeout an answer sent early (a 413, say) is still waited for, by the read timeout.
     let origin = Origin::on_head(|_| vec![Step::Hold]);
-    let gateway = Gateway::start(&upstream(", timeouts: {write: 300ms, read: 300ms}", &[format!("\"{}\"", origin.target())]));
+    let gateway = Gateway::start(&upstream(
+        ", timeouts: {write: 300ms, read: 300ms}",
+        &[format!("\"{}\"", origin.target())],
+    ));
     let size = 64 << 20; // more than all socket buffers on the way
     let mut client = Raw::connect(gateway.address());
     let mut writer = client.socket.try_clone().unwrap();

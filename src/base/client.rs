@@ -43,7 +43,7 @@ impl TrustedProxies {
 }
 
 /// An entry of `X-Forwarded-For`: an address, possibly with a port, possibly in brackets.
-fn entry_address(entry: &str) -> Option<IpAddr> {
+pub fn entry_address(entry: &str) -> Option<IpAddr> {
     if let Ok(address) = entry.parse::<IpAddr>() {
         return Some(address.to_canonical());
     }

@@ -48,7 +48,7 @@ pub(super) fn demo(options: &Options) -> u8 {
         Some(Bound::Tcp(listener)) => listener.local_addr().unwrap_or(options.listen),
         _ => options.listen,
     };
-    print!("{}", welcome(&text.replace(&options.listen.to_string(), &address.to_string()), address));
+    super::say(welcome(&text.replace(&options.listen.to_string(), &address.to_string()), address));
     run::serve_bound(compiled, bound, "the demo")
 }
 

@@ -2,13 +2,12 @@
 //!
 //! Exit codes: 0 success, 1 bad configuration or a refused operation, 2 wrong usage, 3 could not start.
 
-#![allow(clippy::print_stdout)] // commands speak to people
-
 mod check;
 mod demo;
 mod run;
 
 use clap::{Args, Parser, Subcommand};
+use std::io::Write as _;
 use std::path::PathBuf;
 
 /// Success.
@@ -57,16 +56,16 @@ Nothing is started and no upstream is asked; ${NAME} and ${file:PATH} are read a
 Exit codes: 0 good, 1 with every error on standard error, 3 the file cannot be read.";
 
 const DEMO: &str = "\
-It needs no file and nothing else running. It prints its configuration and six curl lines to try from another
+It needs no file and nothing else running. It prints its configuration and six curl lines to try from another \
 terminal, and serves until Ctrl-C.";
 
 #[derive(Subcommand)]
 enum Command {
     /// Serve until told to stop (SIGTERM or Ctrl-C lets requests finish, a second one does not)
-    #[command(after_help = RUN)]
+    #[command(after_help = RUN, override_usage = "portcullis run [-c FILE]")]
     Run(File),
     /// Validate a configuration: exit 0, or 1 with every error as FILE:LINE:COL: PATH: MESSAGE
-    #[command(after_help = CHECK)]
+    #[command(after_help = CHECK, override_usage = "portcullis check [-c FILE]")]
     Check(File),
     /// Start embedded demo services behind a gateway on 127.0.0.1:8080
     #[command(after_help = DEMO)]
@@ -94,6 +93,11 @@ pub fn main() -> u8 {
         Command::Check(file) => check::check(file.config),
         Command::Demo(options) => demo::demo(&options),
     }
+}
+
+/// Says something on standard output; that nobody reads it any more is no failure.
+fn say(text: impl std::fmt::Display) {
+    let _ = write!(std::io::stdout(), "{text}");
 }
 
 /// What is logged unless `RUST_LOG` says otherwise: ours, and Pingora's warnings. Its balancer's are ours told twice.

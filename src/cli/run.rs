@@ -3,7 +3,7 @@
 use super::{check, NOT_STARTED, OK};
 use crate::config;
 use crate::server::{self, listen};
-use log::{error, info};
+use log::info;
 use std::path::PathBuf;
 
 pub(super) fn run(named: Option<PathBuf>) -> u8 {
@@ -20,7 +20,7 @@ fn serve(compiled: config::Compiled, from: &str) -> u8 {
     match listen::bind_all(&compiled.settings.listeners) {
         Ok(bound) => serve_bound(compiled, bound, from),
         Err(e) => {
-            error!("{}", e.0);
+            eprintln!("{}", e.0); // whatever RUST_LOG is
             NOT_STARTED
         }
     }

@@ -7,6 +7,9 @@ use crate::gateway::Bind;
 use crate::router::{shadowed, Match, PathMatch};
 use std::collections::{HashMap, HashSet};
 
+/// How many names are compared with unknown ones, all suggestions together: thousands of each would take minutes.
+const COMPARISONS: usize = 100_000;
+
 /// Notes every contradiction in `raw`.
 pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
     listeners(raw, cx);
@@ -15,6 +18,7 @@ pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
     }
     let names: HashSet<&str> = raw.upstreams.iter().map(|u| u.name.value.as_str()).collect();
     let mut seen = HashMap::new();
+    let mut patience = COMPARISONS / names.len().max(1);
     for route in &raw.routes {
         if let Some(name) = &route.name {
             if let Some(first) = seen.insert(name.value.as_str(), name.place.pos.line) {
@@ -24,7 +28,7 @@ pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
                 );
             }
         }
-        references(route, &names, cx);
+        references(route, &names, &mut patience, cx);
         rewrites(route, cx);
     }
     shadows(&raw.routes, cx);
@@ -74,7 +78,7 @@ fn upstream(upstream: &RawUpstream, cx: &Context<'_>) {
     }
 }
 
-fn references(route: &RawRoute, names: &HashSet<&str>, cx: &Context<'_>) {
+fn references(route: &RawRoute, names: &HashSet<&str>, patience: &mut usize, cx: &Context<'_>) {
     let Some(At { value: RawAction::Upstream(choices), .. }) = &route.action else { return };
     for (At { place, value }, _) in choices {
         if value.contains("://") {
@@ -86,7 +90,10 @@ fn references(route: &RawRoute, names: &HashSet<&str>, cx: &Context<'_>) {
                 (Ok(_), _) => {}
             }
         } else if !names.contains(value.as_str()) {
-            let advice = match suggest(value, names.iter().copied()) {
+            let candidates = names.iter().copied().filter(|_| *patience > 0);
+            let near = suggest(value, candidates);
+            *patience = patience.saturating_sub(1);
+            let advice = match near {
                 near if !near.is_empty() => near,
                 _ if place.written.is_none() && host_port(value).is_ok() => {
                     format!(" (did you mean http://{value}?)")
@@ -126,6 +133,9 @@ fn shadows(routes: &[RawRoute], cx: &Context<'_>) {
         let place = route.path.as_ref().map_or(&route.place, |p| &p.place);
         let name = by.name.as_ref().map(|n| format!(" {:?}", n.shown())).unwrap_or_default();
         let (by, line) = (&by.place.path, by.place.pos.line);
-        cx.fail(place, format!("this route can never win: {by}{name} on line {line} takes its requests first"));
+        cx.fail(
+            place,
+            format!("this route can never win: {by}{name} on line {line} takes its requests first"),
+        );
     }
 }

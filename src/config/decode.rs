@@ -160,7 +160,7 @@ impl<'c, 'a> Item<'c, 'a> {
     /// The fields of a mapping; `what` names it in the error otherwise.
     pub fn fields(&self, what: &str) -> Option<Fields<'_, 'c, 'a>> {
         if let Value::Map(_) = self.node.value {
-            return Some(Fields { item: self, asked: RefCell::default() });
+            return Some(Fields { item: self, asked: RefCell::default(), missing: RefCell::default() });
         }
         self.fail(format!("expected {what}, found {}", self.found()));
         None
@@ -303,10 +303,12 @@ impl<'c, 'a> Item<'c, 'a> {
     }
 }
 
-/// The fields of one mapping. Each key asked for is a known key; [`Fields::close`] refuses the others.
+/// The fields of one mapping. Each key asked for is a known key; [`Fields::close`] refuses the others and tells
+/// what is missing.
 pub struct Fields<'i, 'c, 'a> {
     item: &'i Item<'c, 'a>,
     asked: RefCell<Vec<&'static str>>,
+    missing: RefCell<Vec<&'static str>>,
 }
 
 impl<'c, 'a> Fields<'_, 'c, 'a> {
@@ -318,41 +320,49 @@ impl<'c, 'a> Fields<'_, 'c, 'a> {
         Some(Item { node: Rc::clone(node), path: self.item.join(name), cx: self.item.cx })
     }
 
-    /// The field, or an error that it is missing.
+    /// The field; [`Fields::close`] tells when it is missing.
     pub fn need(&self, name: &'static str) -> Option<Item<'c, 'a>> {
         let found = self.get(name);
         if found.is_none() {
-            self.item.fail(format!("the key {name:?} is missing"));
+            self.missing.borrow_mut().push(name);
         }
         found
     }
 
-    /// Refuses every key that was not asked for.
+    /// Refuses every key that was not asked for, and tells which needed ones are missing: a mistyped one is one
+    /// error, not two.
     pub fn close(self) {
         let Value::Map(entries) = &self.item.node.value else { return };
-        let asked = self.asked.into_inner();
+        let (asked, mut missing) = (self.asked.into_inner(), self.missing.into_inner());
         for (key, _) in entries {
             if asked.contains(&key.name.as_str()) {
                 continue;
             }
             let place = Place { pos: key.pos, path: self.item.join(&key.name), written: None };
-            let advice = suggest(&key.name, asked.iter().copied());
-            let advice =
-                if advice.is_empty() { format!("; known here: {}", asked.join(", ")) } else { advice };
+            let near = nearest(&key.name, asked.iter().copied());
+            missing.retain(|name| near != Some(name));
+            let advice = match near {
+                Some(near) => format!(" (did you mean {near:?}?)"),
+                None => format!("; known here: {}", asked.join(", ")),
+            };
             self.item.cx.fail(&place, format!("unknown key{advice}"));
+        }
+        for name in missing {
+            self.item.fail(format!("the key {name:?} is missing"));
         }
     }
 }
 
 /// ` (did you mean "orders"?)` when a known name is near enough, else nothing.
 pub fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
+    nearest(name, known).map(|near| format!(" (did you mean {near:?}?)")).unwrap_or_default()
+}
+
+fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let length = name.chars().count();
     let far = (length / 3).max(1);
     // The distance is at least the difference in length; to compute it costs the product of the lengths.
     let near = known.filter(|k| k.chars().count().abs_diff(length) <= far);
     let best = near.map(|k| (strsim::damerau_levenshtein(name, k), k)).min();
-    match best {
-        Some((distance, best)) if distance <= far => format!(" (did you mean {best:?}?)"),
-        _ => String::new(),
-    }
+    best.filter(|(distance, _)| *distance <= far).map(|(_, best)| best)
 }

@@ -40,8 +40,7 @@ pub fn find(named: Option<PathBuf>) -> Result<PathBuf, LoadError> {
 pub fn load(path: &Path) -> Result<Compiled, LoadError> {
     let name = path.display().to_string();
     let refuse = |(line, column), message| {
-        let error =
-            ConfigError { file: name.as_str().into(), line, column, path: String::new(), message };
+        let error = ConfigError { file: name.as_str().into(), line, column, path: String::new(), message };
         LoadError::Invalid(vec![error])
     };
     let file = File::open(path).map_err(|e| LoadError::Unreadable(format!("{name}: {}", plain(&e))))?;

@@ -17,7 +17,7 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
     let mut raw = Raw::default();
     let Some(fields) = root.fields("a mapping with `listeners` and `routes`") else { return raw };
     if let Some(item) = fields.need("listeners") {
-        let items = item.items("a list of listeners");
+        let items = item.items("a list of listeners such as [{address: 0.0.0.0:8080}]");
         if items.is_empty() && item.is_list() {
             item.fail("the list is empty: without a listener nothing can come in");
         }
@@ -31,7 +31,7 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
         fields.get("grace_period").and_then(|i| i.parse("a duration", units::duration)).map(|d| d.value);
     if let Some(item) = fields.get("trusted_proxies") {
         raw.trusted_proxies = item
-            .items("a list of networks")
+            .items("a list of networks such as [10.0.0.0/8]")
             .iter()
             .filter_map(|i| i.parse("a network", network))
             .map(|n| n.value)
@@ -44,17 +44,17 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
         raw.limits = limits(&item).unwrap_or_default();
     }
     if let Some(item) = fields.get("upstreams") {
-        let entries = item.entries("upstreams by name");
+        let entries = item.entries("a mapping from names to upstreams");
         raw.upstreams = entries.iter().map(|(name, item)| upstream::upstream(name, item)).collect();
     }
     if let Some(item) = fields.get("defaults") {
-        if let Some(fields) = item.fields("policies by name") {
+        if let Some(fields) = item.fields("a mapping such as {timeout: 10s}") {
             raw.defaults = route::policies(&fields);
             fields.close();
         }
     }
     if let Some(item) = fields.need("routes") {
-        let items = item.items("a list of routes");
+        let items = item.items("a list of routes such as [{path: /a, upstream: a}]");
         if items.is_empty() && item.is_list() {
             item.fail("the list is empty: without a route every answer is 404");
         }
@@ -111,7 +111,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 
 fn resolver(item: &Item<'_, '_>) -> Option<Vec<SocketAddr>> {
     let fields = item.fields("a mapping such as {servers: [10.0.0.2:53]}")?;
-    let servers = fields.need("servers").map(|i| (i.items("a list of name servers"), i));
+    let servers = fields.need("servers").map(|i| (i.items("a list of name servers such as [10.0.0.2]"), i));
     fields.close();
     let server = |text: &str| {
         let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
@@ -125,7 +125,7 @@ fn resolver(item: &Item<'_, '_>) -> Option<Vec<SocketAddr>> {
 }
 
 fn limits(item: &Item<'_, '_>) -> Option<RawLimits> {
-    let fields = item.fields("limits by name")?;
+    let fields = item.fields("a mapping such as {connections: 5000}")?;
     let count = |name, high| fields.get(name).and_then(|i| i.number("a number", 1, high)).map(|n| n.value);
     let time = |name| -> Option<Duration> {
         fields.get(name).and_then(|i| i.parse("a duration", positive_duration)).map(|d| d.value)
@@ -158,7 +158,9 @@ fn plain_path(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
         return Err(format!("expected a path that begins with /, found {text:?}"));
     }
-    rewrite::plain_path(text).map_err(|e| e.replace("The request path", "it").trim_end_matches('.').to_owned())
+    rewrite::plain_path(text).map_err(|e| {
+        e.replace("The request", "the").replace("the request", "the").trim_end_matches('.').to_owned()
+    })
 }
 
 fn positive_rate(text: &str) -> Result<u64, String> {
@@ -173,7 +175,11 @@ fn bounded_size(text: &str, low: u64, high: u64) -> Result<u64, String> {
     if (low..=high).contains(&size) {
         return Ok(size);
     }
-    Err(format!("expected a size between {} and {}, found {text:?}", units::show_size(low), units::show_size(high)))
+    Err(format!(
+        "expected a size between {} and {}, found {text:?}",
+        units::show_size(low),
+        units::show_size(high)
+    ))
 }
 
 #[cfg(test)]

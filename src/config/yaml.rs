@@ -102,7 +102,8 @@ fn refusal(e: &saphyr_parser::ScanError) -> (Pos, String) {
     let message = match e.info() {
         "recursion limit exceeded" => too_deep(),
         info if info.starts_with("mapping values are not allowed") => {
-            "not YAML: a second \": \" here; a text that holds one needs quotes, a key its own line".to_owned()
+            "not YAML: a second \": \" here; a text that holds one needs quotes, a key its own line"
+                .to_owned()
         }
         info => format!("not YAML: {info}"),
     };

@@ -21,7 +21,7 @@ enum Part {
 }
 
 impl Redirect {
-    /// Reads a template: text with `{host}`, `{path}` (normalised), `{query}` (with its `?` when there is one) and
+    /// Reads a template: text with `{host}` (without port), `{path}` (normalised), `{query}` (with its `?` when there is one) and
     /// `{uri}` (path and query).
     ///
     /// # Errors
@@ -39,6 +39,11 @@ impl Redirect {
             || to.starts_with('{'))
         {
             return Err(format!("expected a path or a URL such as https://{{host}}{{uri}}, found {to:?}"));
+        }
+        // A path begins with `/`, so after these its first segment would be read as a host.
+        let start = ["/", "http://", "https://"].iter().find_map(|s| to.strip_prefix(s)).unwrap_or_default();
+        if start.starts_with("{path}") || start.starts_with("{uri}") {
+            return Err(format!("{to:?} would lead to a host that the client chooses; write {start:?}"));
         }
         let (mut parts, mut rest) = (Vec::new(), to);
         while let Some(start) = rest.find('{') {
@@ -107,6 +112,8 @@ mod tests {
             ("/{host", 301),
             ("/a b", 301),
             ("/a\r\nb", 301),
+            ("/{path}", 301),
+            ("https://{uri}", 301),
         ] {
             assert!(Redirect::new(to, status).is_err(), "{to}");
         }

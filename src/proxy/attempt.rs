@@ -27,6 +27,8 @@ pub(super) fn begin(ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     let mut peer = target.peer(left);
     peer.options.connection_timeout = peer.options.connection_timeout.map(|t| t.min(left));
     peer.options.total_connection_timeout = peer.options.connection_timeout;
+    // While the upstream takes nothing the engine waits for it alone and sees no deadline of the client's connection.
+    peer.options.write_timeout = peer.options.write_timeout.map(|t| t.min(left));
     ctx.target = Some(target);
     Ok(peer)
 }

@@ -168,8 +168,11 @@ pub(super) async fn after_error(session: &mut Session, ctx: &mut Ctx, e: &Error)
     let reject = cause(session, ctx, e);
     session.set_keepalive(None);
     let status = problem(&reject).status;
-    let begun = session.response_written().is_some_and(|r| !r.status.is_informational());
-    if !begun && reject != Reject::ClientGone {
+    let begun = session.response_written().is_some_and(|r| !r.status.is_informational() || r.status == 101);
+    if begun {
+        // The engine keeps the beginning of an answer of known length back: what there is of it goes out before the cut.
+        session.as_downstream_mut().shutdown().await;
+    } else if reject != Reject::ClientGone {
         let _ = send(session, ctx, &reject).await;
     }
     ctx.reject = Some(reject);

@@ -3,6 +3,7 @@
 
 use super::ctx::{conn, Ctx};
 use super::request::{host_as_sent, target};
+use crate::base::client::entry_address;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::rewrite::Rewrite;
 use crate::policy::Forward;
@@ -21,9 +22,7 @@ const X_FORWARDED_PORT: &str = "X-Forwarded-Port";
 
 /// Writes the gateway's fields and the route's changes into the upstream's request.
 pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
-    if !ctx.peer_trusted {
-        drop_spoofed(request);
-    }
+    drop_spoofed(request, ctx.peer_trusted);
     identify_client(session, request)?;
     request.insert_header("X-Request-Id", ctx.id.clone())?;
     via(session.req_header().version, request)?;
@@ -36,10 +35,12 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
     Ok(())
 }
 
-/// Removes what only a trusted proxy may say: every spelling that some server folds to one of these names.
-fn drop_spoofed(request: &mut RequestHeader) {
-    let spoofed: Vec<HeaderName> =
-        request.headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect();
+/// Removes what only a trusted proxy may say, and from everyone the spellings with `_` that no proxy writes and some
+/// servers fold to these names.
+fn drop_spoofed(request: &mut RequestHeader, trusted: bool) {
+    let spoofed =
+        |name: &&HeaderName| is_forwarding(name.as_str()) && !(trusted && !name.as_str().contains('_'));
+    let spoofed: Vec<HeaderName> = request.headers.keys().filter(spoofed).cloned().collect();
     for name in &spoofed {
         request.remove_header(name);
     }
@@ -62,27 +63,31 @@ fn is_forwarding(name: &str) -> bool {
     begins(PREFIX) || NAMES.iter().any(|n| name.len() == n.len() && begins(n))
 }
 
-/// `X-Forwarded-*` and `Forwarded` (RFC 7239): appended to what a trusted proxy says, else written anew.
+/// `X-Forwarded-*`: appended to what a trusted proxy says, else written anew; `Forwarded` (RFC 7239) from them.
 fn identify_client(session: &Session, request: &mut RequestHeader) -> Result<()> {
     let conn = conn(session);
     let peer = conn.and_then(|c| c.peer).map(|p| p.to_canonical());
     let host = host_as_sent(session.req_header());
+    // `Forwarded` follows from the chain that is believed. Appending to a received one would trust it too, and
+    // many proxies write X-Forwarded-For alone and pass their client's `Forwarded` through.
+    let mut forwarded = String::new();
+    for hop in request.headers.get_all(X_FORWARDED_FOR) {
+        for entry in String::from_utf8_lossy(hop.as_bytes()).split(',') {
+            let _ = write!(forwarded, "for={}, ", node(entry_address(entry.trim())));
+        }
+    }
     if let Some(peer) = peer {
         let chain = joined(request, X_FORWARDED_FOR, &peer.to_string())?;
         request.insert_header(X_FORWARDED_FOR, chain)?;
     }
-    let mut element = format!("for={};proto=http", node(peer));
+    let _ = write!(forwarded, "for={};proto=http", node(peer));
     if !host.is_empty() {
         // A Host may hold `;` and `=`, which would add parameters here; it never holds a quote or a backslash.
         let is_token = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
-        let _ = if is_token {
-            write!(element, ";host={host}")
-        } else {
-            write!(element, ";host=\"{host}\"")
-        };
+        let _ =
+            if is_token { write!(forwarded, ";host={host}") } else { write!(forwarded, ";host=\"{host}\"") };
     }
-    let forwarded = joined(request, "Forwarded", &element)?;
-    request.insert_header(header::FORWARDED, forwarded)?;
+    request.insert_header("Forwarded", forwarded)?;
     insert_absent(request, X_FORWARDED_PROTO, "http")?;
     if !host.is_empty() {
         insert_absent(request, X_FORWARDED_HOST, &host)?;
@@ -128,12 +133,12 @@ fn via(received: Version, request: &mut RequestHeader) -> Result<()> {
     } else {
         HeaderValue::from_static(own)
     };
-    request.insert_header(header::VIA, list)
+    request.insert_header("Via", list)
 }
 
 fn rewrite(request: &mut RequestHeader, change: &Rewrite) -> Result<()> {
     if let Some(host) = &change.host {
-        request.insert_header(header::HOST, host.clone())?;
+        request.insert_header("Host", host.clone())?;
     }
     let Some(change) = &change.path else { return Ok(()) };
     let (path, query) = target(request);

@@ -78,8 +78,7 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        response::clean(session, response, ctx);
-        Ok(())
+        response::clean(session, response, ctx)
     }
 
     async fn response_filter(

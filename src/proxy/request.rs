@@ -9,7 +9,7 @@ use crate::gateway::Action;
 use crate::router::Outcome;
 use crate::upstream::balance::HashOn;
 use bytes::Bytes;
-use http::header;
+use http::{header, Version};
 use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -23,6 +23,9 @@ use std::sync::Arc;
 /// Why it is refused.
 pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answer>, Reject> {
     identify(session, ctx);
+    if session.req_header().version == Version::HTTP_10 {
+        spare_http10(session);
+    }
     normalise(session.req_header_mut())?;
     find_route(session, ctx)?;
     admit(session, ctx)?;
@@ -31,7 +34,7 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
         Action::Redirect(redirect) => {
             let request = session.req_header();
             let (path, query) = target(request);
-            return Ok(Some(Answer::redirect(redirect, &host_as_sent(request), path, query)));
+            return Ok(Some(Answer::redirect(redirect, bare_port(&host_as_sent(request)), path, query)));
         }
         Action::Respond(respond) => return Ok(Some(Answer::fixed(respond))),
         Action::Forward(split) => split,
@@ -47,6 +50,12 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
         conn.set_deadline(ctx.deadline);
     }
     Ok(None)
+}
+
+/// HTTP/1.0 knows no 1xx answer (RFC 9110 §15.2), and must not have its expectation of one met (§10.1.1).
+fn spare_http10(session: &mut Session) {
+    session.set_ignore_info_resp(true);
+    session.req_header_mut().remove_header(&header::EXPECT);
 }
 
 /// Counts body bytes and holds them to the route's limit.
@@ -97,7 +106,7 @@ fn identify(session: &Session, ctx: &mut Ctx) {
 fn normalise(request: &mut RequestHeader) -> Result<(), Reject> {
     let raw = request.raw_path();
     if raw == b"*" {
-        return Ok(()); // OPTIONS for the server as a whole (RFC 9110 §9.3.7); no route has this path
+        return Ok(()); // OPTIONS for the server as a whole (RFC 9110 §9.3.7); `find_route` has none for it
     }
     let (given, query) = path::split_target(raw);
     let normal = path::normalise(given).map_err(Reject::Path)?;
@@ -118,6 +127,9 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<(), Reject> {
     let host = request.headers.get(header::HOST).map_or("", |h| h.to_str().unwrap_or_default());
     let host = bare_host(host);
     let (path, query) = target(request);
+    if !path.starts_with('/') {
+        return Err(Reject::NoRoute); // `*` is no path, so not even the prefix `/` takes it
+    }
     let view =
         Request { method: request.method.as_str(), host: &host, path, query, headers: &request.headers };
     match ctx.gateway.router.find(&view) {
@@ -138,13 +150,17 @@ fn admit(session: &Session, ctx: &Ctx) -> Result<(), Reject> {
     ctx.route().chain.admit(length)
 }
 
+/// The host without its port.
+fn bare_port(host: &str) -> &str {
+    match host.rfind(':') {
+        Some(colon) if !host[colon..].contains(']') => &host[..colon],
+        _ => host,
+    }
+}
+
 /// The host in lower case, without port and without the dot of a fully qualified name; IPv6 in its one spelling.
 fn bare_host(host: &str) -> Cow<'_, str> {
-    let end = match host.rfind(':') {
-        Some(colon) if !host[colon..].contains(']') => colon,
-        _ => host.len(),
-    };
-    let bare = &host[..end];
+    let bare = bare_port(host);
     if let Some(v6) = bare.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         // One spelling (RFC 5952), the one that the router has.
         return v6.parse::<Ipv6Addr>().map_or(Cow::Borrowed(bare), |v6| Cow::Owned(format!("[{v6}]")));
@@ -185,7 +201,8 @@ mod tests {
             ("A.Test:80", "a.test"),
             ("a.test.", "a.test"),
             ("[::1]:8080", "[::1]"),
-            ("[::1]", "[::1]"), ("[0:0::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("[0:0::1]:80", "[::1]"),
             ("", ""),
             ("1.2.3.4:1", "1.2.3.4"),
         ] {

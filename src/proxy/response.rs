@@ -8,31 +8,50 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::Version;
 use pingora::http::ResponseHeader;
-use pingora::Result;
+use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use std::time::Duration;
 
 /// Takes from an upstream's response what belongs to its connection alone (RFC 9110 §7.6.1), and notes that it came.
-pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut Ctx) {
+///
+/// # Errors
+/// When the upstream changes to a protocol that the client did not ask for: what the client sends next would reach it
+/// as it is, past every policy.
+pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+    if response.status == 100 || !response.status.is_informational() {
+        if let Some(conn) = conn(session) {
+            conn.expect_body();
+        }
+    }
     if response.status == 101 {
+        if !session.is_upgrade_req() {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade nobody asked for").into_up());
+        }
+        ctx.answered = true;
         if let Some(conn) = conn(session) {
             conn.become_tunnel();
         }
-        return; // Connection and Upgrade are the answer itself (RFC 9110 §7.8)
+        return Ok(()); // Connection and Upgrade are the answer itself (RFC 9110 §7.8)
     }
     remove_hop_by_hop(response);
     response.set_version(Version::HTTP_11); // the version is each hop's own (RFC 9112 §2.3)
     ctx.answered = !response.status.is_informational();
+    Ok(())
 }
 
 /// Adds the gateway's fields and the route's edits.
-pub(super) fn dress(session: &Session, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
-    if response.status.is_informational() {
+pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+    let last = !response.status.is_informational();
+    // The engine closes after a response that precedes the end of the request, and would after a 100 too.
+    session.set_close_on_response_before_downstream_finish(last);
+    if !last {
         return Ok(());
     }
     // A client of HTTP/1.0 does not know chunks (RFC 9112 §6.1): without them the end of the connection ends the body.
-    if session.req_header().version == Version::HTTP_10 {
-        response.remove_header(&header::TRANSFER_ENCODING);
+    if session.req_header().version == Version::HTTP_10
+        && response.remove_header(&header::TRANSFER_ENCODING).is_some()
+    {
+        session.set_keepalive(None);
     }
     response.insert_header("X-Request-Id", ctx.id.clone())?;
     // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).

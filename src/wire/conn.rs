@@ -119,7 +119,7 @@ struct BodyWait {
     waited: Duration,
     received: u64,
     /// The client waits for our 100 first: its clock has not started.
-    held: bool,
+    held: AtomicBool,
 }
 
 impl Conn {
@@ -157,17 +157,32 @@ impl Conn {
         }
         let deadline = Instant::now() + patience;
         for until in [deadline.min(Instant::now() + PARK_AFTER), deadline] {
-            let ready = poll_fn(|cx| match self.socket().poll_read_ready(cx) {
-                Poll::Ready(result) => Poll::Ready(Some(result.is_ok())),
-                Poll::Pending if self.clock.is_over(cx, until) => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            });
-            match ready.await {
-                Some(ready) => return ready,
+            match poll_fn(|cx| self.poll_first_bytes(cx, until)).await {
+                Some(n) => return n > 0,
                 None => self.park(),
             }
         }
         false
+    }
+
+    /// Reads once there is something to read: how much, 0 when the client has closed; none when `until` is over.
+    /// The socket may be called ready and have nothing, so only bytes end the waiting.
+    fn poll_first_bytes(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<Option<usize>> {
+        loop {
+            match self.socket().poll_read_ready(cx) {
+                Poll::Pending if self.clock.is_over(cx, until) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(Some(0)),
+                Poll::Ready(Ok(())) => {}
+            }
+            self.ahead.reserve(READ_BUFFER);
+            let socket = self.socket.as_ref().expect("the socket is only taken by drop");
+            match socket.try_read_buf(&mut self.ahead) {
+                Ok(n) => return Poll::Ready(Some(n)),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(Some(0)),
+            }
+        }
     }
 
     /// Reads and checks one request head within `patience`, and prepares for its body. The head's bytes are
@@ -212,6 +227,11 @@ impl Conn {
     pub fn become_tunnel(&self) {
         self.tunnel.store(true, Ordering::Relaxed);
         self.deadline.store(0, Ordering::Relaxed);
+    }
+
+    /// The client has its 100, or a final answer in its place: from now on its body must come, or end.
+    pub fn expect_body(&self) {
+        self.wait.held.store(false, Ordering::Relaxed);
     }
 
     /// What ended the request from this side, if anything did.
@@ -259,7 +279,7 @@ impl Conn {
             Framing::Length(bytes) => Body::Length(bytes),
             Framing::Chunked => Body::Chunked(ChunkScanner::new()),
         };
-        self.wait = BodyWait { held: head.expect_continue, ..BodyWait::default() };
+        self.wait = BodyWait { held: head.expect_continue.into(), ..BodyWait::default() };
         self.deadline.store(0, Ordering::Relaxed);
         self.fault = None;
         (head, bytes)
@@ -282,7 +302,10 @@ impl Conn {
 
     /// When the clients' body would be too slow, if it is being waited for.
     fn body_end(&mut self) -> Option<Instant> {
-        if matches!(self.body, Body::Done) || self.wait.held || self.tunnel.load(Ordering::Relaxed) {
+        if matches!(self.body, Body::Done)
+            || self.wait.held.load(Ordering::Relaxed)
+            || self.tunnel.load(Ordering::Relaxed)
+        {
             return None;
         }
         let now = Instant::now();
@@ -293,8 +316,12 @@ impl Conn {
         Some(since + allowed.saturating_sub(self.wait.waited))
     }
 
-    /// A read has to wait: fails when a deadline is over.
+    /// A read has to wait: fails when a deadline is over. What was written until now goes on its way, because the
+    /// engine does not flush a response that has a length, and its rest may take long.
     fn wait_to_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(Err(e)) = self.poll_drain(cx) {
+            return Poll::Ready(Err(e));
+        }
         let (exchange, body) = (self.exchange_end(), self.body_end());
         let Some(until) = exchange.into_iter().chain(body).min() else { return Poll::Pending };
         if !self.clock.is_over(cx, until) {
@@ -322,7 +349,7 @@ impl Conn {
             self.wait.waited += since.elapsed();
         }
         self.wait.received += bytes.len() as u64;
-        self.wait.held = false;
+        *self.wait.held.get_mut() = false;
         match &mut self.body {
             Body::Done => Ok(0),
             Body::Length(left) => {

@@ -12,6 +12,8 @@ use memchr::{memchr, memchr_iter};
 
 use crate::base::path::absolute_form;
 
+pub use super::refusal::HeadError;
+
 /// How much head a listener takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
@@ -64,99 +66,6 @@ pub enum HeadState {
     Complete(Head),
     /// To be answered with the error's status, then closed: where the next request starts is unknown.
     Refused(HeadError),
-}
-
-/// Why a head is refused, one variant a reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // `detail` is their documentation
-pub enum HeadError {
-    BareCr,
-    BareLf,
-    Nul,
-    EmptyLines,
-    RequestLine,
-    Method,
-    MethodRefused,
-    Target,
-    TargetForm,
-    TargetTooLong,
-    Version,
-    VersionUnsupported,
-    HeadTooLarge,
-    TooManyFields,
-    Fold,
-    FieldName,
-    SpaceBeforeColon,
-    FieldValue,
-    Underscore,
-    HostMissing,
-    HostDuplicate,
-    HostInvalid,
-    HostMismatch,
-    LengthDuplicate,
-    LengthList,
-    LengthInvalid,
-    LengthAndCoding,
-    CodingInHttp10,
-    CodingDuplicate,
-    CodingInvalid,
-    CodingUnsupported,
-    Expectation,
-}
-
-impl HeadError {
-    /// The status to answer with. A 405 needs an `Allow` field beside it (RFC 9110 §15.5.6).
-    pub fn status(self) -> u16 {
-        self.parts().0
-    }
-
-    /// The machine-readable reason, for logs and metrics.
-    pub fn reason(self) -> &'static str {
-        self.parts().1
-    }
-
-    /// What a client's developer can do about it.
-    pub fn detail(self) -> &'static str {
-        self.parts().2
-    }
-
-    #[rustfmt::skip] // one line a reason
-    fn parts(self) -> (u16, &'static str, &'static str) {
-        match self {
-            Self::BareCr => (400, "bare_cr", "A carriage return in the request head is not followed by a line feed."),
-            Self::BareLf => (400, "bare_lf", "Every line of the request head must end with CRLF, not with LF alone."),
-            Self::Nul => (400, "nul", "The request head must not contain NUL bytes."),
-            Self::EmptyLines => (400, "empty_lines", "Too many empty lines come before the request line."),
-            Self::RequestLine => (400, "request_line", "The request line must be a method, a target and a version, with one space between."),
-            Self::Method => (400, "method", "The request method must be a token of at most 32 characters."),
-            Self::MethodRefused => (405, "method_refused", "CONNECT and TRACE are not supported."),
-            Self::Target => (400, "target", "The request target must not be empty or contain spaces, control characters or \"#\"."),
-            Self::TargetForm => (400, "target_form", "The request target must be a path or an http(s) URL; \"*\" is for OPTIONS only."),
-            Self::TargetTooLong => (414, "target_too_long", "The request target is too long."),
-            Self::Version => (400, "version", "The request line must end with HTTP/1.0 or HTTP/1.1, in upper case."),
-            Self::VersionUnsupported => (505, "version_unsupported", "Only HTTP/1.0 and HTTP/1.1 are spoken here without negotiation."),
-            Self::HeadTooLarge => (431, "head_too_large", "The request line and header fields are too large together."),
-            Self::TooManyFields => (431, "too_many_fields", "The request has too many header fields."),
-            Self::Fold => (400, "fold", "A header field must not be continued on a second line."),
-            Self::FieldName => (400, "field_name", "Every header field must be a name (a token), a colon and a value."),
-            Self::SpaceBeforeColon => (400, "space_before_colon", "There must be no white space between a header field's name and its colon."),
-            Self::FieldValue => (400, "field_value", "A header field's value must not contain control characters."),
-            Self::Underscore => (400, "underscore", "Content-Length and Transfer-Encoding must be written with a hyphen."),
-            Self::HostMissing => (400, "host_missing", "An HTTP/1.1 request must have a Host header field."),
-            Self::HostDuplicate => (400, "host_duplicate", "A request must have no more than one Host header field."),
-            Self::HostInvalid => (400, "host_invalid", "The Host header field must be a host name or address, with or without a port."),
-            Self::HostMismatch => (400, "host_mismatch", "The Host header field must name the same host and port as the request target."),
-            Self::LengthDuplicate => (400, "length_duplicate", "A request must have no more than one Content-Length header field."),
-            Self::LengthList => (400, "length_list", "The Content-Length header field must be a single number."),
-            Self::LengthInvalid => (400, "length_invalid", "The Content-Length header field must be a decimal number below 2^63."),
-            Self::LengthAndCoding => (400, "length_and_coding", "A request must not have both Content-Length and Transfer-Encoding."),
-            Self::CodingInHttp10 => (400, "coding_in_http10", "Transfer-Encoding does not exist in HTTP/1.0."),
-            Self::CodingDuplicate => (400, "coding_duplicate", "A request must have no more than one Transfer-Encoding header field."),
-            Self::CodingInvalid => (400, "coding_invalid", "The Transfer-Encoding header field must be exactly \"chunked\"."),
-            Self::CodingUnsupported => (501, "coding_unsupported", "No transfer coding but \"chunked\" is supported."),
-            Self::Expectation => (417, "expectation", "No expectation but \"100-continue\" is supported."),
-        }
-    }
 }
 
 /// Checks the request head at the start of `buf` (RFC 9112 §2 to §6).
@@ -566,27 +475,36 @@ fn trim_start(bytes: &[u8]) -> &[u8] {
     &bytes[start.unwrap_or(bytes.len())..]
 }
 
-/// The head for an engine that takes none of `" < > \`` in a target: these characters are no part of a URI (RFC
-/// 3986 §2), but hand-written requests hold them, so they are percent-encoded as browsers do. `bytes` begins
-/// where the request line does.
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
+
+/// The head as the engine takes it. `bytes` begins where the request line does.
+///
+/// - An absolute-form target becomes the origin-form: Host names the same authority ([`Fields::host`] saw to it), but
+///   the engine wants it byte for byte, case and default port included.
+/// - `" < > \`` and bytes beyond ASCII in a target are no part of a URI (RFC 3986 §2) and too much for the engine, but
+///   hand-written requests hold them, so they are percent-encoded as browsers do.
 pub fn tidy(bytes: BytesMut, head: &Head) -> BytesMut {
-    let target = head.target.start - head.skip..head.target.end - head.skip;
-    let strange = |b: &u8| matches!(b, b'"' | b'<' | b'>' | b'`');
-    if !bytes[target.clone()].iter().any(strange) {
+    let range = head.target.start - head.skip..head.target.end - head.skip;
+    let target = &bytes[range.clone()];
+    let absolute = absolute_form(target);
+    let strange = |b: &u8| matches!(b, b'"' | b'<' | b'>' | b'`' | 0x80..);
+    if absolute.is_none() && !target.iter().any(strange) {
         return bytes;
     }
     let mut tidied = BytesMut::with_capacity(bytes.len() + 64);
-    tidied.extend_from_slice(&bytes[..target.start]);
-    for byte in &bytes[target.clone()] {
-        match byte {
-            b'"' => tidied.extend_from_slice(b"%22"),
-            b'<' => tidied.extend_from_slice(b"%3C"),
-            b'>' => tidied.extend_from_slice(b"%3E"),
-            b'`' => tidied.extend_from_slice(b"%60"),
-            other => tidied.extend_from_slice(&[*other]),
+    tidied.extend_from_slice(&bytes[..range.start]);
+    let path = absolute.map_or(target, |absolute| absolute.rest);
+    if absolute.is_some() && path.first() != Some(&b'/') {
+        tidied.extend_from_slice(b"/"); // RFC 9112 §3.2.1: an empty path is sent as one slash
+    }
+    for byte in path {
+        if strange(byte) {
+            tidied.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        } else {
+            tidied.extend_from_slice(&[*byte]);
         }
     }
-    tidied.extend_from_slice(&bytes[target.end..]);
+    tidied.extend_from_slice(&bytes[range.end..]);
     tidied
 }
 

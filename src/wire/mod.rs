@@ -10,4 +10,5 @@ pub mod chunk;
 mod clock;
 pub mod conn;
 pub mod head;
+pub mod refusal;
 pub mod socket;

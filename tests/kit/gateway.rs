@@ -12,6 +12,7 @@ use std::time::Instant;
 pub struct Gateway {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    output: Arc<Mutex<Vec<String>>>,
     /// Where it listens, in the order of the file.
     pub addresses: Vec<SocketAddr>,
     /// The folder with its configuration.
@@ -65,18 +66,12 @@ impl Gateway {
             .env_remove("PORTCULLIS_CONFIG")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, sink) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
-        std::thread::spawn(move || {
-            for line in lines.split(b'\n').map_while(Result::ok) {
-                sink.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
-            }
-        });
-        Gateway { child, log, addresses: Vec::new(), folder }
+        let (log, output) = (collect(child.stderr.take().unwrap()), collect(child.stdout.take().unwrap()));
+        Gateway { child, log, output, addresses: Vec::new(), folder }
     }
 
     /// The first listener's address.
@@ -92,6 +87,11 @@ impl Gateway {
     /// All lines logged so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
+    }
+
+    /// All lines on standard output so far.
+    pub fn output(&self) -> Vec<String> {
+        self.output.lock().unwrap().clone()
     }
 
     /// Waits for a log line with all these parts and returns it.
@@ -140,7 +140,20 @@ impl Drop for Gateway {
     }
 }
 
+/// Collects lines in the background, as they come.
+fn collect(from: impl Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+    let collected = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&collected);
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+            sink.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    collected
+}
+
 /// Runs a command of the binary to its end: exit code, standard output, standard error.
+#[allow(clippy::zombie_processes)] // every way out has waited or fails the test
 pub fn run(arguments: &[&str], folder: &Path, environment: &[(&str, &str)]) -> (i32, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(arguments)

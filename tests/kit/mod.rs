@@ -5,11 +5,13 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub)] // each test file uses its part of the kit
 
+pub mod bulk;
 pub mod dns;
 pub mod gateway;
 pub mod origin;
 pub mod raw;
 
+pub use bulk::Bulk;
 pub use gateway::Gateway;
 pub use origin::{Origin, Received, Step};
 pub use raw::{Raw, Response};

@@ -85,6 +85,15 @@ pub fn raw(bytes: impl AsRef<[u8]>) -> Vec<Step> {
     vec![Step::Send(bytes.as_ref().to_vec())]
 }
 
+/// An address that refuses every connection for as long as the socket lives: bound, so that nobody else gets the
+/// port, and never listening.
+pub fn refusing() -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
 type Behaviour = dyn Fn(&Received) -> Vec<Step> + Send + Sync;
 
 /// When the behaviour is asked: after the whole request, or as soon as the head is there.

@@ -184,6 +184,12 @@ impl Raw {
         }
     }
 
+    /// Everything that still comes until the gateway closes.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.fill().is_some() {}
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Whether nothing at all comes for a while (a negative: it can only be looked at for some time).
     pub fn silent_for(&mut self, time: Duration) -> bool {
         self.socket.set_read_timeout(Some(time)).unwrap();

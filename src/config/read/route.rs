@@ -24,12 +24,14 @@ pub(super) fn route(item: &Item<'_, '_>) -> Option<RawRoute> {
     let before = item.errors();
     let hosts = fields
         .get("hosts")
-        .map(|i| list(&i, "a list of hosts", |i| i.parse("a host", HostPattern::parse)))
+        .map(|i| {
+            list(&i, "a list of hosts such as [api.example.com]", |i| i.parse("a host", HostPattern::parse))
+        })
         .unwrap_or_default();
     let path = fields.get("path").and_then(|i| path(&i));
     let methods = fields
         .get("methods")
-        .map(|i| list(&i, "a list of methods", |i| i.parse("a method", method)))
+        .map(|i| list(&i, "a list of methods such as [GET, POST]", |i| i.parse("a method", method)))
         .unwrap_or_default();
     let headers = fields.get("headers").map(|i| headers_match(&i)).unwrap_or_default();
     let query = fields.get("query").map(|i| query_match(&i)).unwrap_or_default();
@@ -106,6 +108,12 @@ fn short(pattern: &str) -> Result<(), String> {
 
 /// The last line says what is wrong; those before it repeat the pattern.
 fn regex_error(e: &regex::Error) -> String {
+    if let regex::Error::CompiledTooBig(_) = e {
+        return format!(
+            "a regular expression that compiles to more than {} bytes; use several routes",
+            REGEX_BYTES
+        );
+    }
     let text = e.to_string();
     format!(
         "not a regular expression: {}",
@@ -143,7 +151,7 @@ fn one<T, const N: usize>(item: &Item<'_, '_>, form: &str, candidates: [Option<O
 
 fn headers_match(item: &Item<'_, '_>) -> Vec<(HeaderName, ValueMatch)> {
     let mut found = Vec::new();
-    for (name, item) in item.entries("header names with the values they must have") {
+    for (name, item) in item.entries("a mapping such as {x-tenant: acme}") {
         let header = header_name(&name.value).and_then(|header| once(header, &found));
         let value = value_match(&item);
         match (header, value) {
@@ -164,7 +172,7 @@ fn once<T>(name: HeaderName, seen: &[(HeaderName, T)]) -> Result<HeaderName, Str
 }
 
 fn query_match(item: &Item<'_, '_>) -> Vec<(String, ValueMatch)> {
-    let entries = item.entries("query parameters with the values they must have");
+    let entries = item.entries("a mapping such as {version: 2}");
     entries.iter().filter_map(|(name, item)| Some((name.value.clone(), value_match(item)?))).collect()
 }
 
@@ -200,7 +208,7 @@ fn action(item: &Item<'_, '_>, fields: &Fields<'_, '_, '_>) -> Option<At<RawActi
             value.map(|value| At { place, value })
         }
         0 => {
-            item.fail("what shall it do? `upstream`, `redirect` or `respond` is missing");
+            item.fail("what to do is missing: `upstream`, `redirect` or `respond`");
             None
         }
         _ => {
@@ -300,7 +308,7 @@ fn edits(item: &Item<'_, '_>) -> Option<HeaderEdits> {
     let pairs = |name: &'static str| {
         let mut found = Vec::new();
         for (name, item) in
-            fields.get(name).map(|i| i.entries("header names with values")).unwrap_or_default()
+            fields.get(name).map(|i| i.entries("a mapping such as {x-env: prod}")).unwrap_or_default()
         {
             let header = headers::editable(&name.value).and_then(|header| once(header, &found));
             match (header, item.parse("a header value", headers::value)) {
@@ -311,7 +319,8 @@ fn edits(item: &Item<'_, '_>) -> Option<HeaderEdits> {
         }
         found
     };
-    let remove = fields.get("remove").map(|i| i.items("a list of header names")).unwrap_or_default();
+    let remove =
+        fields.get("remove").map(|i| i.items("a list of header names such as [server]")).unwrap_or_default();
     let remove =
         remove.iter().filter_map(|i| i.parse("a header name", headers::editable)).map(|h| h.value).collect();
     let edits = HeaderEdits { set: pairs("set"), add: pairs("add"), remove };

@@ -1,10 +1,10 @@
 //! The section `upstreams`.
 
 use super::super::decode::{At, Item};
-use super::plain_path;
 use super::super::raw::{
     host_port, positive_duration, Balance, RawHealthCheck, RawTarget, RawTimeouts, RawUpstream,
 };
+use super::plain_path;
 use crate::policy::headers;
 use crate::upstream::balance::HashOn;
 use std::time::Duration;
@@ -14,10 +14,10 @@ pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> RawUpstream {
     let Some(fields) = item.fields("a mapping with `targets`") else {
         return RawUpstream::empty(name.clone());
     };
-    let targets = fields.need("targets").map(|i| (i.items("a list of targets"), i));
+    let targets = fields.need("targets").map(|i| (i.items("a list of targets such as [10.0.0.11:8080]"), i));
     if let Some((targets, item)) = &targets {
         if targets.is_empty() && item.is_list() {
-            item.fail("an upstream needs at least one target");
+            item.fail("the list is empty: an upstream needs at least one target");
         }
     }
     let targets = targets.map(|(targets, _)| targets).unwrap_or_default();
@@ -128,7 +128,7 @@ fn health_check(item: &Item<'_, '_>) -> Option<RawHealthCheck> {
         healthy_after: count("healthy_after"),
         unhealthy_after: count("unhealthy_after"),
         expect: fields.get("expect").map(|i| {
-            let items = i.items("a list of statuses");
+            let items = i.items("a list of statuses such as [200]");
             if items.is_empty() && i.is_list() {
                 i.fail("the list is empty: no answer could pass");
             }
@@ -169,7 +169,7 @@ fn statuses(text: &str) -> Result<(u16, u16), String> {
 }
 
 fn timeouts(item: &Item<'_, '_>) -> Option<RawTimeouts> {
-    let fields = item.fields("timeouts by name")?;
+    let fields = item.fields("a mapping such as {connect: 1s, read: 10s}")?;
     let time = |name| -> Option<Duration> {
         fields.get(name).and_then(|i| i.parse("a duration", positive_duration)).map(|d| d.value)
     };

@@ -1,0 +1,88 @@
+//! Protocol upgrades pass through: bytes both ways, no framing, no exchange timeout.
+
+mod kit;
+
+use kit::origin::reply;
+use kit::{until, Gateway, Raw};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n";
+
+/// An origin that accepts one upgrade and then echoes in upper case; returns the head it got.
+fn echo(listener: TcpListener) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        let mut byte = [0; 1];
+        while !head.ends_with(b"\r\n\r\n") {
+            socket.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        socket
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+            )
+            .unwrap();
+        let mut chunk = [0; 1024];
+        while let Ok(n @ 1..) = socket.read(&mut chunk) {
+            socket.write_all(&chunk[..n].to_ascii_uppercase()).unwrap();
+        }
+        String::from_utf8_lossy(&head).into_owned()
+    })
+}
+
+fn read(client: &mut Raw, length: usize) -> String {
+    let mut bytes = vec![0; length];
+    client.socket.read_exact(&mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_websocket_passes_both_ways_and_outlives_the_exchange_timeout() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = listener.local_addr().unwrap();
+    let echo = echo(listener);
+    let gateway =
+        Gateway::start(&format!("routes: [{{path: /, upstream: \"http://{origin}\", timeout: 300ms}}]"));
+    let mut client = Raw::connect(gateway.address());
+    client.send(HANDSHAKE);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        head.push_str(&read(&mut client, 1));
+    }
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    assert!(head.to_ascii_lowercase().contains("upgrade: websocket"), "{head}");
+    assert_eq!(read(&mut client, 5), "hello");
+    for n in 0..8 {
+        client.send(format!("ping {n}"));
+        assert_eq!(read(&mut client, 6), format!("PING {n}"));
+        std::thread::sleep(std::time::Duration::from_millis(60)); // beyond the exchange timeout in all
+    }
+    drop(client);
+    until("the origin hears the end", || echo.is_finished());
+    let head = echo.join().unwrap().to_ascii_lowercase();
+    assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
+}
+
+#[test]
+fn a_refused_upgrade_is_an_ordinary_answer() {
+    let origin = kit::Origin::start(|_| reply(403, "no"));
+    let gateway = Gateway::start(&format!("routes: [{{path: /, upstream: \"{}\"}}]", origin.url()));
+    let mut client = Raw::connect(gateway.address());
+    let response = client.send(HANDSHAKE).response();
+    assert_eq!((response.status, response.text().as_str()), (403, "no"));
+}
+
+#[test]
+fn other_upgrades_are_not_passed_on() {
+    let origin = kit::Origin::text("plain");
+    let gateway = Gateway::start(&format!("routes: [{{path: /, upstream: \"{}\"}}]", origin.url()));
+    let response = kit::raw::exchange(
+        gateway.address(),
+        "GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
+    );
+    assert_eq!((response.status, response.text().as_str()), (200, "plain"));
+    let received = origin.first();
+    assert_eq!((received.field("upgrade"), received.field("http2-settings")), (None, None));
+}
