@@ -328,7 +328,7 @@ fn a_busy_gateway_finishes_what_it_has_begun() {
     begun.send("GET /begun HTTP/1.1\r\nHost: t\r\n\r\n");
     origin.wait_count(2);
     gateway.signal("TERM");
-    gateway.wait_log(&["SIGTERM", "2 requests in flight"]);
+    gateway.wait_log(&["SIGTERM", "requests in flight: 2"]);
     wait_closed(gateway.address());
     assert!(gateway.is_running(), "it waits for them");
     origin.release();
@@ -342,7 +342,6 @@ fn a_busy_gateway_finishes_what_it_has_begun() {
 
 /// A client that keeps such a connection would have its next request cut off.
 #[test]
-#[ignore = "bug: answers begun before SIGTERM and sent after it say Connection: keep-alive (src/proxy)"]
 fn while_it_leaves_no_next_request_is_invited() {
     let origin = Origin::start(|_| [vec![Step::Hold], reply(200, "x")].concat());
     let gateway = Gateway::start(&format!("{LONG}routes: [{{upstream: \"{}\"}}]", origin.url()));
@@ -350,7 +349,7 @@ fn while_it_leaves_no_next_request_is_invited() {
     client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
     origin.wait_count(1);
     gateway.signal("TERM");
-    gateway.wait_log(&["1 requests in flight"]);
+    gateway.wait_log(&["requests in flight: 1"]);
     origin.release();
     assert_eq!(client.response().field("connection"), Some("close"));
 }
@@ -364,11 +363,11 @@ fn a_second_signal_ends_it_at_once() {
         client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
         origin.wait_count(1);
         gateway.signal(first);
-        gateway.wait_log(&["1 requests in flight"]);
+        gateway.wait_log(&["requests in flight: 1"]);
         gateway.signal(second);
         assert_eq!(gateway.wait_exit().code(), Some(0), "{first} {second}");
         assert!(client.closed());
-        gateway.wait_log(&["a second signal", "1 requests are cut off"]);
+        gateway.wait_log(&["a second signal", "requests cut off: 1"]);
     }
 }
 
@@ -382,7 +381,7 @@ fn the_grace_period_is_the_longest_it_waits() {
     origin.wait_count(1);
     gateway.signal("TERM");
     assert_eq!(gateway.wait_exit().code(), Some(0));
-    gateway.wait_log(&["the grace period is over, 1 requests are cut off"]);
+    gateway.wait_log(&["the grace period is over, requests cut off: 1"]);
     assert!(client.closed());
 }
 
@@ -395,7 +394,7 @@ fn a_request_still_arriving_is_waited_for() {
     client.send("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\n01234");
     until("the gateway has the request", || origin.connections() > 0);
     gateway.signal("TERM");
-    gateway.wait_log(&["1 requests in flight"]);
+    gateway.wait_log(&["requests in flight: 1"]);
     wait_closed(gateway.address());
     client.send("56789");
     let response = wait_for("the answer", || client.one_response("POST"));

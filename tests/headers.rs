@@ -501,10 +501,14 @@ fn a_response_without_server_gets_none() {
 #[test]
 fn there_is_one_date_and_it_is_the_gateways() {
     // Pingora 0.9.1 writes its own Date over the origin's and lets nobody keep it; the README says so.
-    let origin =
-        Origin::start(|_| raw("HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n"));
+    let origin = Origin::start(|_| {
+        raw("HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n")
+    });
     let response = get(in_front_of(&origin, "").address(), "/");
-    assert!(response.field("date").is_some_and(|d| d.ends_with(" GMT") && !d.contains("1994")), "{response:?}");
+    assert!(
+        response.field("date").is_some_and(|d| d.ends_with(" GMT") && !d.contains("1994")),
+        "{response:?}"
+    );
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn serve(compiled: config::Compiled, from: &str) -> u8 {
 
 /// The same on sockets that listen already.
 pub(super) fn serve_bound(compiled: config::Compiled, bound: Vec<listen::Bound>, from: &str) -> u8 {
-    info!("portcullis {} with {} routes from {from}", env!("CARGO_PKG_VERSION"), compiled.routes);
+    info!("portcullis {}, routes: {}, from {from}", env!("CARGO_PKG_VERSION"), compiled.routes);
     server::run(compiled.gateway, &compiled.settings, bound);
     OK
 }

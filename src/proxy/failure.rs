@@ -224,6 +224,7 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
 }
 
 async fn send(session: &mut Session, ctx: &Ctx, reject: &Reject) -> Result<()> {
+    super::response::close_when_leaving(session);
     let problem = problem(reject);
     let body = problem.json(ctx.id.to_str().unwrap_or_default());
     let mut head = ResponseHeader::build(problem.status, Some(7))?;

@@ -39,7 +39,7 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
 /// servers fold to these names.
 fn drop_spoofed(request: &mut RequestHeader, trusted: bool) {
     let spoofed =
-        |name: &&HeaderName| is_forwarding(name.as_str()) && !(trusted && !name.as_str().contains('_'));
+        |name: &&HeaderName| is_forwarding(name.as_str()) && (!trusted || name.as_str().contains('_'));
     let spoofed: Vec<HeaderName> = request.headers.keys().filter(spoofed).cloned().collect();
     for name in &spoofed {
         request.remove_header(name);

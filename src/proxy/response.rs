@@ -4,6 +4,7 @@ use super::ctx::{conn, Ctx};
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
+use crate::wire::conn::Conn;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::Version;
@@ -47,6 +48,7 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     if !last {
         return Ok(());
     }
+    close_when_leaving(session);
     // A client of HTTP/1.0 does not know chunks (RFC 9112 §6.1): without them the end of the connection ends the body.
     if session.req_header().version == Version::HTTP_10
         && response.remove_header(&header::TRANSFER_ENCODING).is_some()
@@ -57,6 +59,13 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).
     response.append_header("Server-Timing", server_timing(ctx))?;
     ctx.route().chain.respond().iter().try_for_each(|edits| edit(response, edits))
+}
+
+/// Invites no next request onto a connection that is about to go.
+pub(super) fn close_when_leaving(session: &mut Session) {
+    if conn(session).is_some_and(Conn::is_leaving) {
+        session.set_keepalive(None);
+    }
 }
 
 /// How long the gateway and how long the upstream took so far, in milliseconds (W3C Server Timing).

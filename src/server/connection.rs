@@ -149,7 +149,7 @@ pub async fn serve(
 ) {
     let Admission { socket, peer, port, ticket } = admission;
     let pace = pace(&shared.gateway.load().limits);
-    let mut conn = Box::new(Conn::new(socket, peer, port, pace, ticket));
+    let mut conn = Box::new(Conn::new(socket, peer, port, pace, Arc::clone(&shared.leaving), ticket));
     let mut served = 0;
     loop {
         let limits = shared.gateway.load().limits;

@@ -18,6 +18,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora_proxy::http_proxy;
 use signals::Drain;
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 /// What every connection shares.
@@ -26,6 +27,8 @@ pub struct Shared {
     pub gateway: Arc<ArcSwap<Gateway>>,
     /// Counts and limits connections and requests.
     pub counters: connection::Counters,
+    /// The process is leaving: answers say so.
+    pub leaving: Arc<AtomicBool>,
 }
 
 /// Why the process could not start.
@@ -47,8 +50,11 @@ pub fn run(gateway: Gateway, settings: &Settings, bound: Vec<Bound>) {
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let gateway = Arc::new(ArcSwap::from_pointee(gateway));
-    let shared =
-        Arc::new(Shared { gateway: Arc::clone(&gateway), counters: connection::Counters::default() });
+    let shared = Arc::new(Shared {
+        gateway: Arc::clone(&gateway),
+        counters: connection::Counters::default(),
+        leaving: Arc::default(),
+    });
     let proxy = Arc::new(http_proxy(&server.configuration, Proxy { gateway: Arc::clone(&gateway) }));
     let drain = Drain::new(Arc::clone(&shared), settings.grace_period);
     let background = server.add_service(Background::service(gateway));

@@ -5,6 +5,7 @@ use super::Shared;
 use async_trait::async_trait;
 use log::{info, warn};
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{signal, Signal, SignalKind};
@@ -36,15 +37,16 @@ impl ShutdownSignalWatch for Drain {
         let (mut term, mut int) = (hear(SignalKind::terminate()), hear(SignalKind::interrupt()));
         let name = either(&mut term, &mut int).await;
         let busy = self.shared.counters.requests();
-        info!("{name}: no new connections; {busy} requests in flight, at most {:?} for them", self.grace);
+        info!("{name}: no new connections; requests in flight: {busy}, at most {:?} for them", self.grace);
+        self.shared.leaving.store(true, Ordering::Relaxed);
         self.begun.send_replace(true);
         tokio::select! {
             () = self.shared.counters.idle() => {}
             () = tokio::time::sleep(self.grace) => {
-                warn!("the grace period is over, {} requests are cut off", self.shared.counters.requests());
+                warn!("the grace period is over, requests cut off: {}", self.shared.counters.requests());
             }
             name = either(&mut term, &mut int) => {
-                warn!("a second signal ({name}), {} requests are cut off", self.shared.counters.requests());
+                warn!("a second signal ({name}), requests cut off: {}", self.shared.counters.requests());
             }
         }
         ShutdownSignal::FastShutdown

@@ -108,6 +108,8 @@ pub struct Conn {
     pub peer: Option<IpAddr>,
     /// The port the client connected to; 0 on a Unix socket.
     pub local_port: u16,
+    /// The process is leaving: this connection's next answer is its last.
+    leaving: Arc<AtomicBool>,
     /// Counts this connection for as long as it lives, lingering included.
     _ticket: Arc<dyn Send + Sync>,
 }
@@ -123,12 +125,14 @@ struct BodyWait {
 }
 
 impl Conn {
-    /// Takes over an accepted socket. `ticket` is dropped when the connection is closed.
+    /// Takes over an accepted socket. `leaving` turns true when the process shall end; `ticket` is dropped when the
+    /// connection is closed.
     pub fn new(
         socket: Socket,
         peer: Option<IpAddr>,
         local_port: u16,
         pace: Pace,
+        leaving: Arc<AtomicBool>,
         ticket: Arc<dyn Send + Sync>,
     ) -> Self {
         Conn {
@@ -146,6 +150,7 @@ impl Conn {
             fault: None,
             peer,
             local_port,
+            leaving,
             _ticket: ticket,
         }
     }
@@ -232,6 +237,11 @@ impl Conn {
     /// The client has its 100, or a final answer in its place: from now on its body must come, or end.
     pub fn expect_body(&self) {
         self.wait.held.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the next answer is the last on this connection, because the process is leaving.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// What ended the request from this side, if anything did.

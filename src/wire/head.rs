@@ -789,6 +789,23 @@ mod tests {
     }
 
     #[test]
+    fn the_engine_gets_an_origin_form_in_uri_characters() {
+        for (target, tidied) in [
+            ("/a?b=%20|{}", "/a?b=%20|{}"),
+            ("/\"<a>`?\u{e9}", "/%22%3Ca%3E%60?%C3%A9"),
+            ("http://A:80/b?c", "/b?c"),
+            ("http://a", "/"),
+            ("HTTP://a?\"", "/?%22"),
+            ("//a/b", "//a/b"),
+        ] {
+            let bytes = format!("\r\nGET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let HeadState::Complete(head) = check(bytes.as_bytes(), 0, &LIMITS) else { panic!("{target}") };
+            let tidy = tidy(BytesMut::from(&bytes.as_bytes()[head.skip..]), &head);
+            assert_eq!(tidy, format!("GET {tidied} HTTP/1.1\r\nHost: a\r\n\r\n"), "{target}");
+        }
+    }
+
+    #[test]
     fn refuses_as_early_as_it_can() {
         let early = |bytes: &[u8]| fed(bytes, 0..bytes.len());
         let target = format!("GET /{}", "x".repeat(64));

@@ -61,7 +61,11 @@ impl Response {
 impl Raw {
     /// Connects.
     pub fn connect(address: SocketAddr) -> Raw {
-        let socket = TcpStream::connect(address).unwrap();
+        Raw::from(TcpStream::connect(address).unwrap())
+    }
+
+    /// Takes over a connection.
+    pub fn from(socket: TcpStream) -> Raw {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         Raw { socket, buffer: Vec::new() }
