@@ -66,6 +66,8 @@ fn head_of_an_error_has_no_body_either() {
 fn statuses_204_and_304_have_no_body() {
     for (bytes, status, length) in [
         ("HTTP/1.1 204 X\r\n\r\n", 204, None),
+        ("HTTP/1.1 204 X\r\nContent-Length: 0\r\n\r\n", 204, None),
+        ("HTTP/1.1 204 X\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 204, None),
         ("HTTP/1.1 304 X\r\nETag: \"a\"\r\n\r\n", 304, None),
         ("HTTP/1.1 304 X\r\nContent-Length: 5\r\n\r\n", 304, Some("5")),
     ] {
@@ -124,14 +126,17 @@ fn early_hints_reach_the_client_before_the_answer() {
 }
 
 #[test]
-fn an_http10_client_gets_no_1xx() {
+fn an_http10_client_gets_no_1xx_even_if_it_expects_one() {
     let origin = Origin::start(|_| {
-        raw("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok")
+        raw("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok")
     });
     let gateway = gateway(&origin.url());
-    let mut client = Raw::connect(gateway.address());
-    let response = client.send("GET / HTTP/1.0\r\nHost: t\r\n\r\n").one_response("GET").unwrap();
-    assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+    for expect in ["", "Expect: 100-continue\r\n"] {
+        let request = format!("POST / HTTP/1.0\r\nHost: t\r\n{expect}Content-Length: 5\r\n\r\nhello");
+        let response = Raw::connect(gateway.address()).send(request).one_response("POST").unwrap();
+        assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{expect}");
+        assert_eq!(origin.last().field("expect"), None);
+    }
 }
 
 #[test]
@@ -246,6 +251,35 @@ fn trailers_of_an_upload_are_dropped_and_the_connection_stays_usable() {
         assert!(received.raw_body.ends_with(b"0\r\n\r\n"), "{trailers:?}: {received:?}");
         assert_usable(&mut client);
     }
+}
+
+/// Closed at once with unread bytes, the kernel would send a reset, and that would destroy the answer on its way.
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    const SIZE: usize = 12 << 20;
+    let origin = Origin::text("x");
+    let gateway =
+        Gateway::start(&format!("routes: [{{path: /a, max_body: 1KiB, upstream: \"{}\"}}]", origin.url()));
+    let length = format!("Content-Length: {SIZE}\r\n\r\n");
+    let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{SIZE:x}\r\n");
+    for (target, framing, status) in [
+        ("/a", &length, 413),
+        ("/a", &chunked, 413),
+        ("/b", &length, 404),
+        ("/b", &chunked, 404),
+        ("/%00", &length, 400),
+        ("/a#", &length, 400),
+    ] {
+        let mut client = Raw::connect(gateway.address());
+        client.send(format!("POST {target} HTTP/1.1\r\nHost: t\r\n{framing}"));
+        client.socket.write_all(&vec![b'x'; SIZE]).unwrap();
+        let response = client.response();
+        assert_eq!(response.status, status, "{target} {framing}");
+        assert_eq!(response.field("connection"), Some("close"), "{target} {framing}");
+        response.problem();
+        assert!(client.rest().is_empty());
+    }
+    assert!(origin.received().iter().all(|r| !r.complete));
 }
 
 // Downloads
@@ -538,6 +572,8 @@ fn an_origin_that_does_not_answer_in_http_is_a_502() {
         ("status of two digits", bytes("HTTP/1.1 99 X\r\nContent-Length: 0\r\n\r\n")),
         ("field without colon", bytes("HTTP/1.1 200 OK\r\nContent-Length 5\r\n\r\nhello")),
         ("NUL in a field", bytes("HTTP/1.1 200 OK\r\nX: \0\r\nContent-Length: 5\r\n\r\nhello")),
+        ("head without end", bytes(&format!("HTTP/1.1 200 OK\r\nX: {}", "y".repeat(3 << 20)))),
+        ("fields without end", bytes(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(1000)))),
         ("upgrade nobody asked for", bytes("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nhello")),
     ];
     for (name, steps) in cases {
@@ -618,6 +654,70 @@ fn a_response_with_length_and_coding_has_one_framing_for_the_client() {
         assert_eq!(response.status, 502);
     }
     assert_usable(&mut Raw::connect(gateway.address()));
+}
+
+#[test]
+fn what_an_origin_sends_unasked_is_never_taken_for_an_answer() {
+    let origin = Origin::start(|request| match request.target() {
+        "/usable" => reply(200, "usable"),
+        _ => {
+            let mut steps = reply(200, "asked for");
+            steps.push(Step::Pause(std::time::Duration::from_millis(50)));
+            steps.extend(reply(200, "not asked for"));
+            steps
+        }
+    });
+    let gateway = gateway(&origin.url());
+    let mut client = Raw::connect(gateway.address());
+    for _ in 0..3 {
+        assert_eq!(client.send(GET).response().text(), "asked for");
+        until("the gateway drops the connection", || origin.open() == 0);
+        assert_usable(&mut client);
+        origin.cut();
+        until("the pool is empty", || origin.open() == 0);
+    }
+}
+
+#[test]
+#[rustfmt::skip] // one line a case
+fn an_answer_that_two_clients_could_read_differently_is_made_plain_or_a_502() {
+    for head in [
+        "X: a\rY: b\r\nContent-Length: 6",
+        "X: a\r\n b\r\nContent-Length: 6",
+        "X: a\r\n\tTransfer-Encoding: chunked\r\nContent-Length: 6",
+        "X: a\nY: b\nContent-Length: 6",
+        "X : a\r\nContent-Length: 6",
+        "Content-Length : 6\r\nConnection: close",
+        "Content-Length: 6\r\nContent-Length: 6",
+        "Content-Length: 6, 6",
+        "Content-Length: +6",
+        "Content-Length: 6\r\nTransfer-Encoding: identity",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: gzip",
+        "Transfer-Encoding: xchunked\r\nContent-Length: 6",
+        "Content-Length: 6\r\nConnection: content-length, x",
+    ] {
+        let origin = Origin::start(move |request| match request.target() {
+            "/usable" => reply(200, "usable"),
+            _ => vec![send(&format!("HTTP/1.1 200 X\r\n{head}\r\n\r\nusable")), Step::Close],
+        });
+        let gateway = gateway(&origin.url());
+        let mut client = Raw::connect(gateway.address());
+        let response = client.send(GET).response();
+        if response.status == 502 {
+            assert_eq!(response.problem(), "upstream_broke", "{head:?}");
+            continue;
+        }
+        for line in response.head.split("\r\n").skip(1) {
+            let (name, value) = line.split_once(':').expect("a field");
+            let token = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            assert!(token && !value.contains(['\r', '\n']), "{head:?}: {:?}", response.head);
+        }
+        let (lengths, codings) = (response.all("content-length"), response.all("transfer-encoding"));
+        assert!(lengths.len() + codings.len() == 1, "{head:?}: {}", response.head);
+        assert!(lengths == ["6"] || codings == ["chunked"], "{head:?}: {}", response.head);
+        assert!(response.complete && response.text() == "usable", "{head:?}: {response:?}");
+    }
 }
 
 /// An upstream named `slow` with this read timeout.

@@ -31,7 +31,7 @@ fn assert_refused(response: &Response, status: u16, reason: &str) {
     assert_eq!(response.field("connection"), Some("close"));
 }
 
-/// Sends bytes one by one with a pause between them, until `stop` bytes are sent or the gateway closes.
+/// Sends bytes one by one with a pause between them, until all are sent or the gateway closes: how many it were.
 fn drip(client: &Raw, bytes: &'static [u8], pause: Duration) -> std::thread::JoinHandle<usize> {
     use std::io::Write;
     let mut socket = client.socket.try_clone().unwrap();

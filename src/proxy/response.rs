@@ -9,15 +9,15 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::Version;
 use pingora::http::ResponseHeader;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 use std::time::Duration;
 
 /// Takes from an upstream's response what belongs to its connection alone (RFC 9110 §7.6.1), and notes that it came.
 ///
 /// # Errors
-/// When the upstream changes to a protocol that the client did not ask for: what the client sends next would reach it
-/// as it is, past every policy.
+/// When the upstream changes to a protocol that the client did not ask for (what the client sends next would reach it
+/// as it is, past every policy), or uses a transfer coding that nobody asked for.
 pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     if response.status == 100 || !response.status.is_informational() {
         if let Some(conn) = conn(session) {
@@ -35,6 +35,7 @@ pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut 
         return Ok(()); // Connection and Upgrade are the answer itself (RFC 9110 §7.8)
     }
     remove_hop_by_hop(response);
+    frame_plainly(response)?;
     response.set_version(Version::HTTP_11); // the version is each hop's own (RFC 9112 §2.3)
     ctx.answered = !response.status.is_informational();
     Ok(())
@@ -100,6 +101,31 @@ fn remove_hop_by_hop(response: &mut ResponseHeader) {
     for name in nominated.iter().chain(&NAMES) {
         response.remove_header(name);
     }
+}
+
+/// The engine takes equal lengths for one, and the client must see one (RFC 9110 §8.6). It also passes on a coding that
+/// it does not know together with a connection to be kept, so that the client could not tell where the body ends.
+fn frame_plainly(response: &mut ResponseHeader) -> Result<()> {
+    let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_none_or(|c| c.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    if !chunked || codings.next().is_some() {
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a transfer coding but chunked").into_up());
+    }
+    if response.status.is_informational() || response.status == 204 {
+        // RFC 9110 §8.6 and RFC 9112 §6.1: neither may stand here, and some clients would wait for a body.
+        response.remove_header(&header::TRANSFER_ENCODING);
+        response.remove_header(&header::CONTENT_LENGTH);
+    }
+    let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).iter();
+    let (Some(first), more) = (lengths.next(), lengths.next().is_some()) else { return Ok(()) };
+    if !more && !first.as_bytes().contains(&b',') {
+        return Ok(());
+    }
+    let one = first.as_bytes().split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+    let one = HeaderValue::from_bytes(one)
+        .or_err(ErrorType::InvalidHTTPHeader, "a strange length")
+        .map_err(|e| e.into_up())?;
+    response.insert_header(header::CONTENT_LENGTH, one)
 }
 
 fn edit(response: &mut ResponseHeader, edits: &HeaderEdits) -> Result<()> {
