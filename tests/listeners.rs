@@ -41,7 +41,10 @@ fn a_unix_socket_is_served_and_its_clients_have_no_address() {
     drop(UnixListener::bind(&path).unwrap());
     let gateway = Gateway::start(&yaml);
     gateway.wait_log(&["listening on unix:"]);
-    let answer = over_unix(&path, "GET /a HTTP/1.1\r\nHost: t\r\nX-Forwarded-For: 6.6.6.6\r\nConnection: close\r\n\r\n");
+    let answer = over_unix(
+        &path,
+        "GET /a HTTP/1.1\r\nHost: t\r\nX-Forwarded-For: 6.6.6.6\r\nConnection: close\r\n\r\n",
+    );
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let received = origin.first();
     assert_eq!(received.field("x-forwarded-for"), None, "what a client says of itself is dropped");
@@ -52,7 +55,8 @@ fn a_unix_socket_is_served_and_its_clients_have_no_address() {
     let mut second = Gateway::spawn(&yaml);
     assert_eq!(second.wait_exit().code(), Some(3));
     second.wait_log(&["cannot listen on unix:", "another process does already"]);
-    assert!(over_unix(&path, "GET /b HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").starts_with("HTTP/1.1 200"));
+    assert!(over_unix(&path, "GET /b HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        .starts_with("HTTP/1.1 200"));
 }
 
 #[test]
@@ -76,6 +80,7 @@ fn an_ipv6_listener_serves_and_hosts_may_be_ipv6_literals() {
     );
     let address = gateway.addresses[0];
     until("it serves", || get(address, "/").status == 404);
-    let response = kit::raw::exchange(address, format!("GET / HTTP/1.1\r\nHost: [0:0::1]:{}\r\n\r\n", address.port()));
+    let response =
+        kit::raw::exchange(address, format!("GET / HTTP/1.1\r\nHost: [0:0::1]:{}\r\n\r\n", address.port()));
     assert_eq!(response.text(), "six");
 }

@@ -60,16 +60,7 @@ impl Gateway {
 
     /// Any command of the binary, with its log collected.
     pub fn command(arguments: &[&str], folder: tempfile::TempDir, environment: &[(&str, &str)]) -> Gateway {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(arguments)
-            .env_remove("RUST_LOG")
-            .env_remove("PORTCULLIS_CONFIG")
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = binary(arguments, environment).spawn().unwrap();
         let (log, output) = (collect(child.stderr.take().unwrap()), collect(child.stdout.take().unwrap()));
         Gateway { child, log, output, addresses: Vec::new(), folder }
     }
@@ -152,20 +143,22 @@ fn collect(from: impl Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
     collected
 }
 
+/// The binary with arguments, no environment of the test's own, and both outputs to be read.
+fn binary(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .env_remove("PORTCULLIS_CONFIG")
+        .envs(environment.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
 /// Runs a command of the binary to its end: exit code, standard output, standard error.
 #[allow(clippy::zombie_processes)] // every way out has waited or fails the test
 pub fn run(arguments: &[&str], folder: &Path, environment: &[(&str, &str)]) -> (i32, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(arguments)
-        .current_dir(folder)
-        .env_remove("RUST_LOG")
-        .env_remove("PORTCULLIS_CONFIG")
-        .envs(environment.iter().copied())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = binary(arguments, environment).current_dir(folder).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let out = std::thread::spawn(move || {
         let mut text = Vec::new();

@@ -39,3 +39,16 @@ pub fn wait_for<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     });
     found.unwrap()
 }
+
+/// All values of a field in a head, in order.
+fn values<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
+    let fields = head.lines().skip(1).filter_map(|l| l.split_once(':'));
+    fields.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim()).collect()
+}
+
+/// The only value of a field in a head; more than one fails the test.
+fn only_value<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let all = values(head, name);
+    assert!(all.len() < 2, "{name} stands {} times in\n{head}", all.len());
+    all.first().copied()
+}

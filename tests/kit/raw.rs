@@ -30,15 +30,12 @@ pub struct Response {
 impl Response {
     /// All values of a field, in order.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        let fields = self.head.lines().skip(1).filter_map(|l| l.split_once(':'));
-        fields.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim()).collect()
+        super::values(&self.head, name)
     }
 
     /// The only value of a field; more than one fails the test.
     pub fn field(&self, name: &str) -> Option<&str> {
-        let all = self.all(name);
-        assert!(all.len() < 2, "{name} stands {} times in\n{}", all.len(), self.head);
-        all.first().copied()
+        super::only_value(&self.head, name)
     }
 
     /// The body as text.
