@@ -479,7 +479,7 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 /// The head as the engine takes it. `bytes` begins where the request line does.
 ///
-/// - An absolute-form target becomes the origin-form: Host names the same authority ([`Fields::host`] saw to it), but
+/// - An absolute-form target becomes the origin-form: Host names the same authority (`Fields::host` saw to it), but
 ///   the engine wants it byte for byte, case and default port included.
 /// - `" < > \`` and bytes beyond ASCII in a target are no part of a URI (RFC 3986 §2) and too much for the engine, but
 ///   hand-written requests hold them, so they are percent-encoded as browsers do.

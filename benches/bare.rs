@@ -1,0 +1,38 @@
+//! A proxy that is Pingora and nothing else: what it costs is what Portcullis stands on, the distance is our own.
+//!
+//! `bare LISTEN ORIGIN THREADS`, such as `bare 127.0.0.1:7004 127.0.0.1:7001 1`.
+
+use async_trait::async_trait;
+use pingora::prelude::{HttpPeer, Result};
+use pingora::server::configuration::ServerConf;
+use pingora::server::Server;
+use pingora_proxy::{http_proxy_service, ProxyHttp, Session};
+use std::net::SocketAddr;
+
+struct Bare(HttpPeer);
+
+#[async_trait]
+impl ProxyHttp for Bare {
+    type CTX = ();
+
+    fn new_ctx(&self) {}
+
+    async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
+        Ok(Box::new(self.0.clone()))
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    // `cargo bench` and `cargo test` start every bench target without arguments.
+    let [listen, origin, threads] = &arguments[..] else { return };
+    let threads = threads.parse().expect("a number of threads");
+    let conf = ServerConf { threads, upstream_keepalive_pool_size: 1024, ..ServerConf::default() };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    let origin: SocketAddr = origin.parse().expect("the origin's address");
+    let peer = HttpPeer::new(origin, false, String::new());
+    let mut service = http_proxy_service(&server.configuration, Bare(peer));
+    service.add_tcp(listen);
+    server.add_service(service);
+    server.run_forever();
+}
