@@ -1,8 +1,10 @@
 //! A real name server (Debian's dnsmasq) whose answers a test changes.
 
-use super::until;
-use std::net::{SocketAddr, UdpSocket};
+use super::wait_for;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A running name server; killed when dropped.
 pub struct Dns {
@@ -17,29 +19,22 @@ impl Dns {
     pub fn start(hosts: &str) -> Dns {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("hosts"), hosts).unwrap();
-        // dnsmasq cannot let the kernel choose, so ask the kernel for a free port first.
-        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let child = Command::new("dnsmasq")
-            .args([
-                "--keep-in-foreground",
-                "--no-resolv",
-                "--no-hosts",
-                "--local-ttl=1",
-                "--listen-address=127.0.0.1",
-                "--bind-interfaces",
-                "--user=",
-                "--pid-file=",
-            ])
-            .args(["--conf-file=/dev/null".to_owned(), format!("--port={}", address.port())])
-            .arg(format!("--addn-hosts={}", folder.path().join("hosts").display()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("dnsmasq is installed (Debian: dnsmasq-base; tests/run does it)");
-        let dns = Dns { child, folder, address };
-        until("the name server listens", || std::net::TcpStream::connect(address).is_ok());
-        dns
+        // dnsmasq cannot let the kernel choose, so the kernel is asked for a free port first; when another test was
+        // given the same one in between, dnsmasq ends at once and another is tried.
+        let (child, address) = wait_for("a name server that listens", || {
+            let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let mut child = serve(address, &folder.path().join("hosts"));
+            loop {
+                if child.try_wait().unwrap().is_some() {
+                    return None;
+                }
+                if TcpStream::connect(address).is_ok() && child.try_wait().unwrap().is_none() {
+                    return Some((child, address));
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Dns { child, folder, address }
     }
 
     /// Changes its answers.
@@ -60,4 +55,24 @@ impl Drop for Dns {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn serve(address: SocketAddr, hosts: &Path) -> Child {
+    Command::new("dnsmasq")
+        .args([
+            "--keep-in-foreground",
+            "--no-resolv",
+            "--no-hosts",
+            "--local-ttl=1",
+            "--user=",
+            "--pid-file=",
+        ])
+        .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--conf-file=/dev/null"])
+        .arg(format!("--port={}", address.port()))
+        .arg(format!("--addn-hosts={}", hosts.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("dnsmasq is installed (Debian: dnsmasq-base; tests/run does it)")
 }
