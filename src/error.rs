@@ -61,6 +61,10 @@ pub enum Reject {
     TooManyConnections,
     /// The connection limit of the client's address is reached.
     TooManyFromAddress,
+    /// The process has no file descriptor left to reach an upstream with.
+    Exhausted,
+    /// A tunnel (WebSocket) ended other than by its two ends.
+    TunnelEnded,
     /// No connection to any tried target.
     Connect,
     /// A target did not accept, answer or take bytes in time.

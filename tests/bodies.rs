@@ -767,3 +767,13 @@ fn an_answer_that_comes_in_time_piece_by_piece_is_not_cut() {
     let response = get(gateway.address(), "/");
     assert_eq!((response.status, response.text().as_str(), response.complete), (200, "xxxxxxxxxx", true));
 }
+
+#[test]
+fn what_an_upstream_sent_is_not_quoted_in_the_log() {
+    let origin =
+        Origin::start(|_| raw("HTTP/1.1 200 OK\r\nSet-Cookie: session=geheim\r\nBad Name: x\r\n\r\n"));
+    let gateway = Gateway::start(&format!("routes: [{{path: /, upstream: \"{}\"}}]", origin.url()));
+    assert_eq!(get(gateway.address(), "/").status, 502);
+    gateway.wait_log(&["-> 502 upstream_broke"]);
+    assert!(!gateway.log().iter().any(|l| l.contains("geheim")), "{:?}", gateway.log());
+}

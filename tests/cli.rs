@@ -401,3 +401,14 @@ fn a_request_still_arriving_is_waited_for() {
     assert_eq!((response.status, response.text().as_str()), (200, "10"));
     assert_eq!(gateway.wait_exit().code(), Some(0));
 }
+
+#[test]
+fn signals_of_what_is_not_built_yet_do_not_kill() {
+    let mut gateway = Gateway::start("routes: [{path: /, respond: {body: hi}}]");
+    for (signal, said) in [("HUP", "reloading is not built yet"), ("USR2", "upgrading is not built yet")] {
+        gateway.signal(signal);
+        gateway.wait_log(&[said]);
+        assert!(gateway.is_running());
+        assert_eq!(get(gateway.address(), "/").text(), "hi");
+    }
+}

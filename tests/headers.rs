@@ -347,6 +347,35 @@ fn what_only_resembles_a_forwarding_field_is_kept() {
     }
 }
 
+/// A byte that is no text must not make a line of the chain vanish: the one left of it would be believed.
+#[test]
+fn a_spoiled_chain_is_believed_no_further_than_its_spoiled_entry() {
+    let origins = [Origin::text("a"), Origin::text("b"), Origin::text("c")];
+    let targets: Vec<String> = origins.iter().map(|o| format!("\"{}\"", o.target())).collect();
+    let gateway = Gateway::start(&format!(
+        "trusted_proxies: [127.0.0.0/8]\nupstreams: {{app: {{targets: [{}], balance: {{consistent_hash: client_ip}}}}}}\n\
+         routes: [{{path: /, upstream: app}}]\n",
+        targets.join(", ")
+    ));
+    let place = |chain: &[u8]| {
+        let request =
+            [b"GET / HTTP/1.1\r\nHost: t\r\nX-Forwarded-For: ".as_slice(), chain, b"\r\n\r\n"].concat();
+        exchange(gateway.address(), request).text()
+    };
+    // Where a client hashes to shows which address is believed; several addresses make a chance hit unlikely.
+    for n in 1..20 {
+        let honest = place(format!("198.51.100.{n}").as_bytes());
+        assert_eq!(
+            place(&[b"203.0.113.9, \xff, ".as_slice(), format!("198.51.100.{n}").as_bytes()].concat()),
+            honest
+        );
+        let two_lines =
+            [b"203.0.113.9\r\nX-Forwarded-For: \xff, ".as_slice(), format!("198.51.100.{n}").as_bytes()]
+                .concat();
+        assert_eq!(place(&two_lines), honest);
+    }
+}
+
 #[test]
 fn a_trusted_proxys_chain_is_continued() {
     let origin = Origin::text("x");

@@ -4,8 +4,9 @@ mod kit;
 
 use kit::origin::reply;
 use kit::raw::exchange;
-use kit::{until, wait_for, Bulk, Gateway, Origin, Raw, Response};
-use std::io::Read;
+use kit::{until, wait_for, Bulk, Gateway, Origin, Raw, Response, Step};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: t\r\n\r\n";
@@ -51,12 +52,28 @@ fn drip(client: &Raw, bytes: &'static [u8], pause: Duration) -> std::thread::Joi
 #[test]
 fn a_head_that_does_not_end_in_time_is_408() {
     let gateway = alone("header_timeout: 300ms");
-    for part in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: t\r\nX: y\r\n", "\r\n"] {
+    for part in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: t\r\nX: y\r\n", "\r\nG"] {
         let mut client = Raw::connect(gateway.address());
         let response = client.send(part).response();
         assert_refused(&response, 408, "slow_head");
         assert!(client.rest().is_empty(), "{part:?}");
     }
+}
+
+/// RFC 9112 §2.2: some clients send one after a body. It begins no request, so nothing waits for its end.
+#[test]
+fn an_empty_line_between_requests_is_not_a_slow_head() {
+    let mut gateway = alone("header_timeout: 100ms");
+    let mut client = Raw::connect(gateway.address());
+    for _ in 0..2 {
+        assert_eq!(client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").response().status, 200);
+        client.send("\r\n");
+        assert!(client.silent_for(Duration::from_millis(300)), "no answer to nothing");
+    }
+    client.send("\r\n");
+    gateway.signal("TERM");
+    gateway.wait_log(&["requests in flight: 0"]);
+    assert_eq!(gateway.wait_exit().code(), Some(0));
 }
 
 #[test]
@@ -392,4 +409,80 @@ fn the_largest_limits_can_be_used_to_the_full() {
     }
     assert_eq!(origin.received()[0].all("x").len(), 249);
     assert_eq!(origin.received()[1].field("x").map(str::len), Some(500 << 10));
+}
+
+/// The client sends its next request before it has read the answer, as pipelining clients and pools do: the close must
+/// not destroy what it has not read yet.
+#[test]
+fn the_last_answer_of_a_connection_arrives_whole_although_more_was_sent() {
+    let body = "x".repeat(3 << 20);
+    let origin = Origin::text(&body);
+    let gateway = Gateway::start(&format!(
+        "routes: [{{path: /, upstream: \"{}\"}}]\nlimits: {{requests_per_connection: 1}}\n",
+        origin.url()
+    ));
+    let mut client = Raw::connect(gateway.address());
+    client.send("GET /big HTTP/1.1\r\nHost: t\r\n\r\n");
+    origin.wait_count(1);
+    client.send("GET /next HTTP/1.1\r\nHost: t\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(300)); // a slow reader, on purpose: the gateway is done before it reads
+    let response = client.response();
+    assert_eq!((response.status, response.complete, response.body.len()), (200, true, body.len()));
+    assert_eq!(response.field("connection"), Some("close"));
+    assert!(client.closed());
+}
+
+#[test]
+fn a_client_that_goes_behind_a_pipelined_byte_is_noticed() {
+    let origin = Origin::start(|_| vec![Step::Hold]);
+    let gateway = Gateway::start(&format!("routes: [{{path: /, upstream: \"{}\"}}]\n", origin.url()));
+    let mut client = Raw::connect(gateway.address());
+    client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\nG");
+    origin.wait_count(1);
+    drop(client);
+    gateway.wait_log(&["-> 499 client_gone"]);
+}
+
+#[test]
+fn a_paused_upload_is_not_blamed_on_the_upstream() {
+    let origin = Origin::text("x");
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{app: {{targets: [\"{}\"], timeouts: {{read: 300ms}}}}}}\nroutes: [{{path: /, upstream: app}}]\n",
+        origin.target()
+    ));
+    let response = exchange(gateway.address(), "PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\nhalf");
+    assert_eq!((response.status, response.problem().as_str()), (408, "slow_body"));
+}
+
+#[test]
+fn an_upload_that_was_answered_early_ends_soon_and_without_blame() {
+    let origin = Origin::on_head(|_| reply(200, "enough"));
+    let gateway = Gateway::start(&format!("routes: [{{path: /, upstream: \"{}\"}}]\n", origin.url()));
+    for expect in ["", "Expect: 100-continue\r\n"] {
+        let mut client = Raw::connect(gateway.address());
+        client.send(format!("PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n{expect}\r\n"));
+        let response = client.response();
+        assert_eq!((response.status, response.text().as_str()), (200, "enough"));
+        assert_eq!(response.field("connection"), Some("close"));
+        assert!(client.closed());
+    }
+    assert!(!gateway.log().iter().any(|l| l.contains("slow_body")), "{:?}", gateway.log());
+}
+
+#[test]
+fn connections_that_the_system_cannot_give_are_not_promised() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.yaml");
+    std::fs::write(&path, "listeners: [{address: \"127.0.0.1:0\"}]\nroutes: [{path: /, respond: {}}]\n")
+        .unwrap();
+    let command =
+        format!("ulimit -n 256; exec {} run -c {}", env!("CARGO_BIN_EXE_portcullis"), path.display());
+    let mut child = Command::new("sh").args(["-c", &command]).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let said = lines
+        .take_while(|l| !l.contains("listening on"))
+        .any(|l| l.contains("limits.connections is 96 instead of 20000"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(said);
 }

@@ -39,12 +39,13 @@ fn read(client: &mut Raw, length: usize) -> String {
 }
 
 #[test]
-fn a_websocket_passes_both_ways_and_outlives_the_exchange_timeout() {
+fn a_websocket_passes_both_ways_beyond_the_exchange_timeout_and_max_body() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let origin = listener.local_addr().unwrap();
     let echo = echo(listener);
-    let gateway =
-        Gateway::start(&format!("routes: [{{path: /, upstream: \"http://{origin}\", timeout: 300ms}}]"));
+    let gateway = Gateway::start(&format!(
+        "routes: [{{path: /, upstream: \"http://{origin}\", timeout: 300ms, max_body: 10B}}]"
+    ));
     let mut client = Raw::connect(gateway.address());
     client.send(HANDSHAKE);
     let mut head = String::new();
@@ -57,8 +58,10 @@ fn a_websocket_passes_both_ways_and_outlives_the_exchange_timeout() {
     for n in 0..8 {
         client.send(format!("ping {n}"));
         assert_eq!(read(&mut client, 6), format!("PING {n}"));
-        std::thread::sleep(std::time::Duration::from_millis(60)); // beyond the exchange timeout in all
     }
+    std::thread::sleep(std::time::Duration::from_millis(500)); // silent for longer than an exchange may take
+    client.send("still");
+    assert_eq!(read(&mut client, 5), "STILL");
     drop(client);
     until("the origin hears the end", || echo.is_finished());
     let head = echo.join().unwrap().to_ascii_lowercase();

@@ -26,14 +26,14 @@ impl TrustedProxies {
     pub fn client<'a>(
         &self,
         peer: IpAddr,
-        forwarded_for: impl DoubleEndedIterator<Item = &'a str>,
+        forwarded_for: impl DoubleEndedIterator<Item = &'a [u8]>,
     ) -> IpAddr {
         let mut believed = peer.to_canonical();
-        for entry in forwarded_for.rev().flat_map(|value| value.rsplit(',')) {
+        for entry in forwarded_for.rev().flat_map(|value| value.rsplit(|b| *b == b',')) {
             if !self.contains(believed) {
                 break;
             }
-            match entry_address(entry.trim()) {
+            match std::str::from_utf8(entry).ok().and_then(|e| entry_address(e.trim())) {
                 Some(address) => believed = address,
                 None => break,
             }
@@ -54,13 +54,21 @@ pub fn entry_address(entry: &str) -> Option<IpAddr> {
     inner.parse::<IpAddr>().ok().map(|a| a.to_canonical())
 }
 
+/// A node identifier of RFC 7239 §6: an IPv6 address in brackets and quotes.
+pub fn node(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("\"[{v6}]\""),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn client(trusted: &[&str], peer: &str, fields: &[&str]) -> String {
         let trusted = TrustedProxies::new(trusted.iter().map(|n| n.parse().unwrap()).collect());
-        trusted.client(peer.parse().unwrap(), fields.iter().copied()).to_string()
+        trusted.client(peer.parse().unwrap(), fields.iter().map(|f| f.as_bytes())).to_string()
     }
 
     #[test]
@@ -73,5 +81,6 @@ mod tests {
         assert_eq!(client(&["10.0.0.0/8"], "10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
         assert_eq!(client(&["10.0.0.0/8"], "::ffff:10.0.0.1", &["[2001:db8::1]:443"]), "2001:db8::1");
         assert_eq!(client(&["10.0.0.0/8"], "10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client(&["10.0.0.0/8"], "10.0.0.1", &["6.6.6.6", "\u{fffd}, 1.2.3.4"]), "1.2.3.4");
     }
 }

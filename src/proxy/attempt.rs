@@ -11,10 +11,11 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Starts an attempt at the target chosen before.
-pub(super) fn begin(ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     let Some(target) = ctx.next.take() else { return refuse(ctx, Reject::NoTarget) };
     let now = Instant::now();
     let left = ctx.deadline.saturating_duration_since(now);
@@ -24,11 +25,16 @@ pub(super) fn begin(ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     ctx.attempts += 1;
     ctx.attempt_started = now;
     ctx.body_received = 0;
-    let mut peer = target.peer(left);
-    peer.options.connection_timeout = peer.options.connection_timeout.map(|t| t.min(left));
+    let mut peer = target.peer();
+    let within = |timeout: Option<Duration>| timeout.map(|t| t.min(left));
+    peer.options.connection_timeout = within(peer.options.connection_timeout);
     peer.options.total_connection_timeout = peer.options.connection_timeout;
-    // While the upstream takes nothing the engine waits for it alone and sees no deadline of the client's connection.
-    peer.options.write_timeout = peer.options.write_timeout.map(|t| t.min(left));
+    // A tunnel has no end of the exchange; until it is one, the client's connection has the clock.
+    if !session.is_upgrade_req() {
+        peer.options.read_timeout = within(peer.options.read_timeout);
+        // While the upstream takes nothing the engine waits for it alone and sees no deadline of the client's connection.
+        peer.options.write_timeout = within(peer.options.write_timeout);
+    }
     ctx.target = Some(target);
     Ok(peer)
 }

@@ -6,6 +6,7 @@ use crate::upstream::peer::Target;
 use crate::upstream::Upstream;
 use crate::wire::conn::Conn;
 use http::HeaderValue;
+use pingora::protocols::http::ServerSession;
 use pingora_proxy::Session;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -92,6 +93,11 @@ impl Ctx {
 
 /// The connection under a session.
 pub fn conn(session: &Session) -> Option<&Conn> {
+    conn_of(session.as_downstream())
+}
+
+/// The connection under the engine's own session.
+pub fn conn_of(session: &ServerSession) -> Option<&Conn> {
     // `dyn IO`'s own `as_any`, not the box's
     session.stream().and_then(|stream| (**stream).as_any().downcast_ref())
 }

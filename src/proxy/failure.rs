@@ -66,6 +66,10 @@ fn problem(reject: &Reject) -> Problem {
             "Too many connections",
             "Too many connections come from your address.".into(),
         ),
+        Reject::Exhausted => {
+            (503, "out_of_descriptors", "Gateway busy", "The gateway has no connection to spare.".into())
+        }
+        Reject::TunnelEnded => (499, "tunnel_ended", "Tunnel ended", "".into()),
         Reject::Connect => {
             (502, "connect", "Bad gateway", "No connection could be made to the service.".into())
         }
@@ -165,6 +169,12 @@ pub(super) async fn refuse(session: &mut Session, ctx: &mut Ctx, reject: Reject)
 /// Answers a request that failed on its way, if an answer is still possible. The connection is not used again:
 /// what was left unread on it is not known.
 pub(super) async fn after_error(session: &mut Session, ctx: &mut Ctx, e: &Error) -> FailToProxy {
+    if let Some(conn) = conn(session) {
+        conn.end_unawares();
+        if conn.fault() == Some(Fault::Unneeded) {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false }; // it has its whole answer
+        }
+    }
     let reject = cause(session, ctx, e);
     session.set_keepalive(None);
     let status = problem(&reject).status;
@@ -172,7 +182,7 @@ pub(super) async fn after_error(session: &mut Session, ctx: &mut Ctx, e: &Error)
     if begun {
         // The engine keeps the beginning of an answer of known length back: what there is of it goes out before the cut.
         session.as_downstream_mut().shutdown().await;
-    } else if reject != Reject::ClientGone {
+    } else if !matches!(reject, Reject::ClientGone | Reject::TunnelEnded) {
         let _ = send(session, ctx, &reject).await;
     }
     ctx.reject = Some(reject);
@@ -187,11 +197,18 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
     match conn(session).and_then(|c| c.fault()) {
         Some(Fault::ExchangeTimeout) => return Reject::ExchangeTimeout,
         Some(Fault::SlowBody) => return Reject::SlowBody,
-        Some(Fault::StalledWrite) => return Reject::ClientGone,
+        Some(Fault::StalledWrite | Fault::Unneeded) => return Reject::ClientGone,
         Some(Fault::Chunk(why)) => return Reject::Chunk(why),
         None => {}
     }
     use ErrorType as T;
+    if session.was_upgraded() {
+        return Reject::TunnelEnded;
+    }
+    if out_of_descriptors(e) {
+        return Reject::Exhausted;
+    }
+    let client_pauses = conn(session).is_some_and(|c| !c.body_done());
     let out_of_time = ctx.forwards() && Instant::now() >= ctx.deadline;
     match (e.esource(), e.etype()) {
         (
@@ -200,6 +217,8 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
         ) => {
             if out_of_time {
                 Reject::ExchangeTimeout
+            } else if client_pauses && *e.etype() == T::ReadTimedout {
+                Reject::SlowBody // no upstream answers a request that it does not have
             } else {
                 Reject::UpstreamTimeout
             }
@@ -221,6 +240,38 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
         (ErrorSource::Downstream, _) => Reject::Malformed,
         (ErrorSource::Internal | ErrorSource::Unset, _) => Reject::Internal,
     }
+}
+
+/// The process or the system has no descriptor left (EMFILE, ENFILE), whatever Pingora calls it.
+fn out_of_descriptors(e: &Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    let mut next: Option<&(dyn std::error::Error + 'static)> = e.cause.as_deref().map(|c| c as _);
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return matches!(io.raw_os_error(), Some(EMFILE | ENFILE));
+        }
+        next = match cause.downcast_ref::<Box<Error>>() {
+            Some(inner) => inner.cause.as_deref().map(|c| c as _),
+            None => cause.source(),
+        };
+    }
+    false
+}
+
+/// The kinds of an error and its causes, without Pingora's contexts: those quote what an upstream sent.
+fn brief(e: &Error) -> String {
+    let mut text = format!("{} {}", e.source_str(), e.etype().as_str());
+    match e.cause.as_deref().map(|cause| (cause.downcast_ref::<Box<Error>>(), cause)) {
+        Some((Some(inner), _)) => {
+            let _ = write!(text, ": {}", brief(inner));
+        }
+        Some((None, cause)) => {
+            let _ = write!(text, ": {cause}");
+        }
+        None => {}
+    }
+    text
 }
 
 async fn send(session: &mut Session, ctx: &Ctx, reject: &Reject) -> Result<()> {
@@ -269,7 +320,7 @@ pub(super) fn log(session: &Session, e: Option<&Error>, ctx: &Ctx) {
         );
     }
     if let Some(e) = e {
-        let _ = write!(line, ": {e}");
+        let _ = write!(line, ": {}", brief(e));
     }
     if problem.status >= 500 {
         warn!("{line}");

@@ -62,7 +62,10 @@ fn spare_http10(session: &mut Session) {
 ///
 /// # Errors
 /// When there are too many.
-pub(super) fn count_body(body: &Option<Bytes>, ctx: &mut Ctx) -> Result<()> {
+pub(super) fn count_body(session: &Session, body: &Option<Bytes>, ctx: &mut Ctx) -> Result<()> {
+    if session.was_upgraded() {
+        return Ok(()); // another protocol's bytes, not content (RFC 9110 §7.8)
+    }
     ctx.body_received += body.as_ref().map_or(0, |b| b.len() as u64);
     let Some(limit) = ctx.route().chain.body_limit() else { return Ok(()) };
     limit.received(ctx.body_received).map_err(|reject| {
@@ -93,7 +96,7 @@ fn identify(session: &Session, ctx: &mut Ctx) {
         return;
     }
     let fields = &session.req_header().headers;
-    let forwarded = fields.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok());
+    let forwarded = fields.get_all("x-forwarded-for").iter().map(|v| v.as_bytes());
     ctx.client = Some(ctx.gateway.trusted.client(peer, forwarded));
     if let Some(id) = fields.get("x-request-id") {
         if (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic) {

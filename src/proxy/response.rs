@@ -4,7 +4,6 @@ use super::ctx::{conn, Ctx};
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
-use crate::wire::conn::Conn;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::Version;
@@ -56,15 +55,34 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     {
         session.set_keepalive(None);
     }
+    if !has_body(session, response) {
+        body(session, true);
+    }
     response.insert_header("X-Request-Id", ctx.id.clone())?;
     // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).
     response.append_header("Server-Timing", server_timing(ctx))?;
     ctx.route().chain.respond().iter().try_for_each(|edits| edit(response, edits))
 }
 
+/// Whether content follows this head (RFC 9110 §6.4.1).
+fn has_body(session: &Session, response: &ResponseHeader) -> bool {
+    let none = matches!(response.status.as_u16(), 204 | 304)
+        || session.req_header().method == http::Method::HEAD
+        || response.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+    !none
+}
+
+/// A piece of the body has come; with the last one the answer is complete, even if the request's body is not.
+pub(super) fn body(session: &Session, end: bool) {
+    if let Some(conn) = conn(session).filter(|_| end) {
+        conn.answered();
+    }
+}
+
 /// Invites no next request onto a connection that is about to go.
 pub(super) fn close_when_leaving(session: &mut Session) {
-    if conn(session).is_some_and(Conn::is_leaving) {
+    if let Some(conn) = conn(session).filter(|c| c.is_leaving()) {
+        conn.end_unawares();
         session.set_keepalive(None);
     }
 }
@@ -73,11 +91,14 @@ pub(super) fn close_when_leaving(session: &mut Session) {
 fn server_timing(ctx: &Ctx) -> String {
     let upstream = if ctx.attempts > 0 { ctx.attempt_started.elapsed() } else { Duration::ZERO };
     let gateway = ctx.started.elapsed().saturating_sub(upstream);
-    let millis = |d: Duration| d.as_secs_f64() * 1_000.0;
+    // Whole and thousandth milliseconds by hand: formatting floating-point numbers costs several times as much.
+    let parts = |d: Duration| (d.as_micros() / 1_000, d.as_micros() % 1_000);
+    let (whole, rest) = parts(gateway);
     if ctx.attempts == 0 {
-        return format!("gateway;dur={:.3}", millis(gateway));
+        return format!("gateway;dur={whole}.{rest:03}");
     }
-    format!("gateway;dur={:.3}, upstream;dur={:.3}", millis(gateway), millis(upstream))
+    let (upstream, fraction) = parts(upstream);
+    format!("gateway;dur={whole}.{rest:03}, upstream;dur={upstream}.{fraction:03}")
 }
 
 fn remove_hop_by_hop(response: &mut ResponseHeader) {

@@ -25,8 +25,8 @@ pub struct Admission {
     pub socket: Socket,
     /// The client's address; none on a Unix socket.
     pub peer: Option<IpAddr>,
-    /// The port it connected to; 0 on a Unix socket.
-    pub port: u16,
+    /// The port it connected to; none on a Unix socket.
+    pub port: Option<u16>,
     /// Counts the connection until it is dropped.
     pub ticket: Arc<Ticket>,
 }
@@ -149,7 +149,7 @@ pub async fn serve(
 ) {
     let Admission { socket, peer, port, ticket } = admission;
     let pace = pace(&shared.gateway.load().limits);
-    let mut conn = Box::new(Conn::new(socket, peer, port, pace, Arc::clone(&shared.leaving), ticket));
+    let mut conn = Box::new(Conn::new(socket, peer, port, pace, Arc::clone(&shared.farewell), ticket));
     let mut served = 0;
     loop {
         let limits = shared.gateway.load().limits;
@@ -167,10 +167,16 @@ pub async fn serve(
         session.set_read_timeout(None); // `Conn` has the clocks
         if served >= limits.requests_per_connection {
             session.set_keepalive_reuses_remaining(Some(0));
+            if let Some(conn) = crate::proxy::ctx::conn_of(&session) {
+                conn.end_unawares();
+            }
         }
         let Some(reused) = proxy.process_new_http(session, &draining).await else { return };
         let (stream, _) = reused.consume();
         let Some(back) = own(stream) else { return };
+        if !back.body_done() {
+            return; // what follows would be taken for a head
+        }
         conn = back;
     }
 }

@@ -137,7 +137,7 @@ impl Service for Listening {
 
 struct Acceptor {
     name: String,
-    port: u16,
+    port: Option<u16>,
     kind: Kind,
 }
 
@@ -153,12 +153,12 @@ impl Acceptor {
                 let address = listener.local_addr()?;
                 Acceptor {
                     name: address.to_string(),
-                    port: address.port(),
+                    port: Some(address.port()),
                     kind: Kind::Tcp(TcpListener::from_std(listener)?),
                 }
             }
             Bound::Unix(listener, name) => {
-                Acceptor { name, port: 0, kind: Kind::Unix(UnixListener::from_std(listener)?) }
+                Acceptor { name, port: None, kind: Kind::Unix(UnixListener::from_std(listener)?) }
             }
         })
     }
@@ -214,7 +214,7 @@ fn is_of_the_client(e: &io::Error) -> bool {
 fn greet(
     socket: Socket,
     peer: Option<IpAddr>,
-    port: u16,
+    port: Option<u16>,
     proxy: &Arc<HttpProxy<Proxy>>,
     shared: &Arc<Shared>,
     draining: &watch::Receiver<bool>,

@@ -8,17 +8,17 @@ pub mod connection;
 pub mod listen;
 pub mod signals;
 
-use crate::gateway::{Gateway, Settings};
+use crate::gateway::{Gateway, Limits, Settings};
 use crate::proxy::Proxy;
+use crate::wire::linger::Farewell;
 use arc_swap::ArcSwap;
 use background::Background;
 use listen::{Bound, Listening};
-use log::info;
+use log::{info, warn};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora_proxy::http_proxy;
 use signals::Drain;
-use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 /// What every connection shares.
@@ -27,8 +27,8 @@ pub struct Shared {
     pub gateway: Arc<ArcSwap<Gateway>>,
     /// Counts and limits connections and requests.
     pub counters: connection::Counters,
-    /// The process is leaving: answers say so.
-    pub leaving: Arc<AtomicBool>,
+    /// The process is leaving: answers say so, and closing connections are waited for.
+    pub farewell: Arc<Farewell>,
 }
 
 /// Why the process could not start.
@@ -36,8 +36,8 @@ pub struct Shared {
 pub struct StartError(pub String);
 
 /// Serves on listeners that are bound already, until told to stop; then returns.
-pub fn run(gateway: Gateway, settings: &Settings, bound: Vec<Bound>) {
-    raise_descriptor_limit();
+pub fn run(mut gateway: Gateway, settings: &Settings, bound: Vec<Bound>) {
+    fit_descriptors(&mut gateway.limits);
     let conf = ServerConf {
         threads: settings.threads,
         upstream_keepalive_pool_size: settings.pool,
@@ -53,7 +53,7 @@ pub fn run(gateway: Gateway, settings: &Settings, bound: Vec<Bound>) {
     let shared = Arc::new(Shared {
         gateway: Arc::clone(&gateway),
         counters: connection::Counters::default(),
-        leaving: Arc::default(),
+        farewell: Arc::default(),
     });
     let proxy = Arc::new(http_proxy(&server.configuration, Proxy { gateway: Arc::clone(&gateway) }));
     let drain = Drain::new(Arc::clone(&shared), settings.grace_period);
@@ -65,9 +65,25 @@ pub fn run(gateway: Gateway, settings: &Settings, bound: Vec<Bound>) {
     info!("stopped");
 }
 
-/// Each connection needs two descriptors, and shells give 1,024.
-fn raise_descriptor_limit() {
-    if let Err(e) = rlimit::increase_nofile_limit(1 << 20) {
-        log::warn!("the limit on open files stays as it is: {e}");
+/// Descriptors for listeners, logs, health checks and name servers.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// Each client may need a descriptor of its own and one to an upstream, and shells give 1,024. What the system does not
+/// give must not be promised: idle clients would take what requests need to reach their upstream.
+fn fit_descriptors(limits: &mut Limits) {
+    let given = match rlimit::increase_nofile_limit(1 << 20) {
+        Ok(given) => given,
+        Err(e) => {
+            warn!("the limit on open files stays as it is: {e}");
+            rlimit::Resource::NOFILE.get_soft().unwrap_or(1024)
+        }
+    };
+    let most = (given.saturating_sub(SPARE_DESCRIPTORS) / 2).max(1) as usize;
+    if limits.connections > most {
+        warn!(
+            "open files are limited to {given}: limits.connections is {most} instead of {}",
+            limits.connections
+        );
+        limits.connections = most;
     }
 }

@@ -5,11 +5,13 @@ use super::Shared;
 use async_trait::async_trait;
 use log::{info, warn};
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{signal, Signal, SignalKind};
 use tokio::sync::watch;
+
+/// How long connections that close in two steps are waited for at the end.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Waits for signals in Pingora's stead and drains before it reports one.
 pub struct Drain {
@@ -35,13 +37,26 @@ impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
         let hear = |kind: SignalKind| signal(kind).expect("the kernel lets a process handle these signals");
         let (mut term, mut int) = (hear(SignalKind::terminate()), hear(SignalKind::interrupt()));
-        let name = either(&mut term, &mut int).await;
+        let (mut hup, mut usr2) = (hear(SignalKind::hangup()), hear(SignalKind::user_defined2()));
+        let name = loop {
+            tokio::select! {
+                name = either(&mut term, &mut int) => break name,
+                // Unheard they would kill, and operators send them.
+                _ = hup.recv() => warn!("SIGHUP: reloading is not built yet; restart to change the configuration"),
+                _ = usr2.recv() => warn!("SIGUSR2: upgrading is not built yet; restart to change the binary"),
+            }
+        };
         let busy = self.shared.counters.requests();
         info!("{name}: no new connections; requests in flight: {busy}, at most {:?} for them", self.grace);
-        self.shared.leaving.store(true, Ordering::Relaxed);
+        self.shared.farewell.begin();
         self.begun.send_replace(true);
+        let finished = async {
+            self.shared.counters.idle().await;
+            // The last answers are written; a moment more for those that the client has not taken yet.
+            let _ = tokio::time::timeout(SETTLE, self.shared.farewell.settled()).await;
+        };
         tokio::select! {
-            () = self.shared.counters.idle() => {}
+            () = finished => {}
             () = tokio::time::sleep(self.grace) => {
                 warn!("the grace period is over, requests cut off: {}", self.shared.counters.requests());
             }

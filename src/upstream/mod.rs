@@ -15,6 +15,7 @@ use crate::upstream::health::{Checks, HealthSpec};
 use crate::upstream::peer::{Target, Timeouts};
 use arc_swap::ArcSwap;
 use balance::{HashOn, Method};
+use futures_util::future::join_all;
 use log::warn;
 use pingora_load_balancing::Backend;
 use rustc_hash::FxHashMap;
@@ -124,9 +125,7 @@ impl Upstream {
     /// Resolves names once, runs every check once; afterwards health is known. Bounded by the resolver's and the
     /// checks' own timeouts.
     pub async fn prepare(&self, resolver: &Resolver) {
-        for name in &self.names {
-            name.refresh(resolver).await;
-        }
+        join_all(self.names.iter().map(|name| name.refresh(resolver))).await;
         self.adopt().await;
         self.balancer.check().await;
     }
@@ -139,11 +138,8 @@ impl Upstream {
     async fn follow_names(&self, resolver: &Resolver) {
         while let Some(next) = self.names.iter().map(Name::due).min() {
             tokio::time::sleep_until(next).await;
-            let mut changed = false;
-            for name in self.names.iter().filter(|name| name.due() <= next) {
-                changed |= name.refresh(resolver).await;
-            }
-            if changed {
+            let due = self.names.iter().filter(|name| name.due() <= next);
+            if join_all(due.map(|name| name.refresh(resolver))).await.contains(&true) {
                 self.adopt().await;
                 self.balancer.check().await;
             }
@@ -179,16 +175,20 @@ impl Upstream {
     async fn adopt(&self) {
         let addresses: BTreeSet<(SocketAddr, usize)> =
             self.fixed.iter().copied().chain(self.names.iter().flat_map(Name::addresses)).collect();
-        let old = self.targets.load();
+        let old = self.targets.load_full();
         let target = |address: SocketAddr| {
             old.get(&address)
                 .cloned()
                 .unwrap_or_else(|| Arc::new(Target::new(address, &self.timeouts, self.checks.is_some())))
         };
-        self.targets
-            .store(Arc::new(addresses.iter().map(|(address, _)| (*address, target(*address))).collect()));
+        let new: FxHashMap<_, _> =
+            addresses.iter().map(|(address, _)| (*address, target(*address))).collect();
+        // Whatever the balancer names while it changes, old or new, is found.
+        let both = old.iter().chain(&new).map(|(address, target)| (*address, Arc::clone(target))).collect();
+        self.targets.store(Arc::new(both));
         self.known.set(addresses.iter().map(|(address, weight)| backend(*address, *weight)).collect());
         self.balancer.update().await;
+        self.targets.store(Arc::new(new));
     }
 }
 

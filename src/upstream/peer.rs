@@ -65,11 +65,9 @@ impl Target {
         Target { address, peer, health, last: Mutex::default() }
     }
 
-    /// The peer for one attempt, which must not wait longer for a read than `at_most`.
-    pub fn peer(&self, at_most: Duration) -> Box<HttpPeer> {
-        let mut peer = Box::new(self.peer.clone());
-        peer.options.read_timeout = peer.options.read_timeout.map(|t| t.min(at_most));
-        peer
+    /// The peer for one attempt, with the upstream's timeouts.
+    pub fn peer(&self) -> Box<HttpPeer> {
+        Box::new(self.peer.clone())
     }
 
     /// Passed its last checks, or is not checked at all.

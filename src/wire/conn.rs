@@ -11,7 +11,10 @@
 
 use super::chunk::{ChunkProgress, ChunkScanner};
 use super::clock::Clock;
+use super::facts::Facts;
 use super::head::{self, Framing, Head, HeadError, HeadLimits, HeadState};
+use super::linger::{linger, Farewell};
+pub use super::outcome::{Fault, NoHead, Pace};
 use super::socket::Socket;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -38,45 +41,12 @@ const READ_BUFFER: usize = 4096;
 const WRITE_BUFFER: usize = 8192;
 /// After this a waiting connection gives its buffers back.
 const PARK_AFTER: Duration = Duration::from_secs(1);
-/// How long a closing connection still reads what the client had sent before it saw the answer.
-const LINGER: Duration = Duration::from_secs(2);
-/// And how much.
-const LINGER_BYTES: usize = 16 << 20;
-
-/// What ended a connection's request from this side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The deadline of the whole exchange.
-    ExchangeTimeout,
-    /// The body came below the minimum rate.
-    SlowBody,
-    /// The client took no byte for too long.
-    StalledWrite,
-    /// The chunked coding was broken; the sentence says how.
-    Chunk(&'static str),
-}
-
-/// What a client's slowness may cost.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// Without a byte taken.
-    pub write: Duration,
-    /// Bytes of body a second, after `grace`.
-    pub body_rate: u64,
-    /// How long a body may pause in all before the rate counts.
-    pub body_grace: Duration,
-}
-
-/// Why no head came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoHead {
-    /// The client closed, or the connection broke: nobody is left to answer.
-    Closed,
-    /// It took too long.
-    Slow,
-    /// It is refused.
-    Refused(HeadError),
-}
+/// How much of what follows a request is read ahead while its answer is made, so that the client's going is seen.
+const READ_AHEAD: usize = 16 << 10;
+/// How long a body may still pause once the answer to it is complete.
+const ANSWERED_PAUSE: Duration = Duration::from_secs(1);
+/// Empty lines that are passed over between requests (RFC 9112 §2.2).
+const EMPTY_LINES: usize = 4;
 
 /// How much of this request's body is still to come.
 #[derive(Debug)]
@@ -106,12 +76,19 @@ pub struct Conn {
     fault: Option<Fault>,
     /// The client's address; none on a Unix socket.
     pub peer: Option<IpAddr>,
-    /// The port the client connected to; 0 on a Unix socket.
-    pub local_port: u16,
-    /// The process is leaving: this connection's next answer is its last.
-    leaving: Arc<AtomicBool>,
+    /// The same and more, as fields are made of it.
+    pub facts: Facts,
+    /// The client has closed, or the connection broke.
+    gone: bool,
+    /// The gateway ends this connection though the client may send more.
+    unawares: AtomicBool,
+    /// The answer is complete, whatever is still to come of the body.
+    answered: AtomicBool,
+    /// Empty lines passed over since the last request.
+    empty_lines: usize,
+    farewell: Arc<Farewell>,
     /// Counts this connection for as long as it lives, lingering included.
-    _ticket: Arc<dyn Send + Sync>,
+    ticket: Arc<dyn Send + Sync>,
 }
 
 /// How long the client has let us wait for its body.
@@ -125,14 +102,13 @@ struct BodyWait {
 }
 
 impl Conn {
-    /// Takes over an accepted socket. `leaving` turns true when the process shall end; `ticket` is dropped when the
-    /// connection is closed.
+    /// Takes over an accepted socket. `ticket` is dropped when the connection is closed.
     pub fn new(
         socket: Socket,
         peer: Option<IpAddr>,
-        local_port: u16,
+        local_port: Option<u16>,
         pace: Pace,
-        leaving: Arc<AtomicBool>,
+        farewell: Arc<Farewell>,
         ticket: Arc<dyn Send + Sync>,
     ) -> Self {
         Conn {
@@ -149,9 +125,13 @@ impl Conn {
             write_since: None,
             fault: None,
             peer,
-            local_port,
-            leaving,
-            _ticket: ticket,
+            facts: Facts::new(peer, local_port),
+            gone: false,
+            unawares: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            empty_lines: 0,
+            farewell,
+            ticket,
         }
     }
 
@@ -171,22 +151,40 @@ impl Conn {
     }
 
     /// Reads once there is something to read: how much, 0 when the client has closed; none when `until` is over.
-    /// The socket may be called ready and have nothing, so only bytes end the waiting.
+    /// The socket may be called ready and have nothing, so only bytes end the waiting, and empty lines do not.
     fn poll_first_bytes(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<Option<usize>> {
         loop {
-            match self.socket().poll_read_ready(cx) {
+            // Without a buffer first: a parked connection has none.
+            let ready = match self.socket().poll_read_ready(cx) {
+                Poll::Ready(Ok(())) => self.poll_ahead(cx),
+                Poll::Ready(Err(_)) => Poll::Ready(0),
+                Poll::Pending => Poll::Pending,
+            };
+            match ready {
                 Poll::Pending if self.clock.is_over(cx, until) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(Some(0)),
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(0) => return Poll::Ready(Some(0)),
+                Poll::Ready(_) => self.pass_empty_lines(),
             }
-            self.ahead.reserve(READ_BUFFER);
-            let socket = self.socket.as_ref().expect("the socket is only taken by drop");
-            match socket.try_read_buf(&mut self.ahead) {
-                Ok(n) => return Poll::Ready(Some(n)),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(Some(0)),
+            if !self.ahead.is_empty() {
+                return Poll::Ready(Some(self.ahead.len()));
             }
+        }
+    }
+
+    /// Reads what is there into `ahead`; 0 when the client has closed or the connection broke.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        self.ahead.reserve(READ_BUFFER / 2);
+        let socket = self.socket.as_mut().expect("the socket is only taken by drop");
+        let read = ready!(std::pin::pin!(socket.read_buf(&mut self.ahead)).poll(cx)).unwrap_or(0);
+        self.gone |= read == 0;
+        Poll::Ready(read)
+    }
+
+    fn pass_empty_lines(&mut self) {
+        while self.ahead.starts_with(b"\r\n") && self.empty_lines < EMPTY_LINES {
+            self.ahead.advance(2);
+            self.empty_lines += 1;
         }
     }
 
@@ -205,6 +203,9 @@ impl Conn {
         loop {
             if self.ahead.len() > scanned {
                 match head::check(&self.ahead, scanned, limits) {
+                    HeadState::Complete(head) if head.skip / 2 + self.empty_lines > EMPTY_LINES => {
+                        return Err(NoHead::Refused(HeadError::EmptyLines));
+                    }
                     HeadState::Complete(head) => return Ok(self.begin(head)),
                     HeadState::Refused(error) => return Err(NoHead::Refused(error)),
                     HeadState::Partial => scanned = self.ahead.len(),
@@ -241,7 +242,23 @@ impl Conn {
 
     /// Whether the next answer is the last on this connection, because the process is leaving.
     pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+        self.farewell.is_leaving()
+    }
+
+    /// The gateway is going to end this connection, and the client may not expect it: it closes in two steps.
+    pub fn end_unawares(&self) {
+        self.unawares.store(true, Ordering::Relaxed);
+    }
+
+    /// The answer is complete. A body that is still coming is nobody's any more: it ends soon, or at once when the
+    /// client was waiting for a 100 that it now will not get.
+    pub fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the whole body of the present request has come.
+    pub fn body_done(&self) -> bool {
+        matches!(self.body, Body::Done)
     }
 
     /// What ended the request from this side, if anything did.
@@ -292,6 +309,8 @@ impl Conn {
         self.wait = BodyWait { held: head.expect_continue.into(), ..BodyWait::default() };
         self.deadline.store(0, Ordering::Relaxed);
         self.fault = None;
+        self.answered.store(false, Ordering::Relaxed);
+        self.empty_lines = 0;
         (head, bytes)
     }
 
@@ -312,6 +331,10 @@ impl Conn {
 
     /// When the clients' body would be too slow, if it is being waited for.
     fn body_end(&mut self) -> Option<Instant> {
+        if self.answered.load(Ordering::Relaxed) && !self.body_done() {
+            let pause = if self.wait.held.load(Ordering::Relaxed) { Duration::ZERO } else { ANSWERED_PAUSE };
+            return Some(*self.wait.since.get_or_insert_with(Instant::now) + pause);
+        }
         if matches!(self.body, Body::Done)
             || self.wait.held.load(Ordering::Relaxed)
             || self.tunnel.load(Ordering::Relaxed)
@@ -337,7 +360,11 @@ impl Conn {
         if !self.clock.is_over(cx, until) {
             return Poll::Pending;
         }
-        let fault = if exchange == Some(until) { Fault::ExchangeTimeout } else { Fault::SlowBody };
+        let fault = match exchange == Some(until) {
+            true => Fault::ExchangeTimeout,
+            false if self.answered.load(Ordering::Relaxed) => Fault::Unneeded,
+            false => Fault::SlowBody,
+        };
         Poll::Ready(Err(self.fail(fault)))
     }
 
@@ -381,12 +408,14 @@ impl Conn {
         }
     }
 
-    /// The body is over: nothing to give, but the client's going is news.
+    /// The body is over: nothing to give, but the client's going is news. It shows behind what the client sends
+    /// next, so that is read too, within bounds; it stays here for the next request.
     fn watch_for_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            let mut peek = [0; 1];
-            if ready_or(self.socket().poll_peek(cx, &mut ReadBuf::new(&mut peek))) == Some(0) {
-                return Poll::Ready(Ok(()));
+        while self.ahead.len() < READ_AHEAD {
+            match self.poll_ahead(cx) {
+                Poll::Ready(0) => return Poll::Ready(Ok(())),
+                Poll::Ready(_) => {}
+                Poll::Pending => break,
             }
         }
         self.wait_to_read(cx)
@@ -394,12 +423,12 @@ impl Conn {
 
     fn read_ahead(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         let offered = self.ahead.len().min(buf.remaining());
-        let bytes = self.ahead.split_to(offered);
+        let mut bytes = self.ahead.split_to(offered);
         let taken = if self.tunnel.load(Ordering::Relaxed) { offered } else { self.take(&bytes)? };
         buf.put_slice(&bytes[..taken]);
         if taken < offered {
-            let mut rest = BytesMut::from(&bytes[taken..]);
-            rest.extend_from_slice(&self.ahead);
+            let mut rest = bytes.split_off(taken);
+            rest.unsplit(std::mem::take(&mut self.ahead));
             self.ahead = rest;
         }
         Ok(())
@@ -414,7 +443,10 @@ impl Conn {
                     self.write_since = None;
                     self.out.drain(..n);
                 }
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Ready(Err(e)) => {
+                    self.gone = true;
+                    return Poll::Ready(Err(e));
+                }
                 Poll::Pending => return self.wait_to_write(cx).map(Err),
             }
         }
@@ -440,7 +472,10 @@ impl AsyncRead for Conn {
         let socket = this.socket.as_mut().expect("the socket is only taken by drop");
         match Pin::new(socket).poll_read(cx, buf) {
             Poll::Pending => return this.wait_to_read(cx),
-            Poll::Ready(result) => result?,
+            Poll::Ready(result) => {
+                this.gone |= result.is_err() || buf.filled().len() == start;
+                result?;
+            }
         }
         if !tunnel && buf.filled().len() > start {
             let taken = match this.take(&buf.filled()[start..]) {
@@ -464,13 +499,25 @@ impl AsyncWrite for Conn {
             this.out.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }
-        ready!(this.poll_drain(cx))?;
-        let socket = this.socket.as_mut().expect("the socket is only taken by drop");
-        match Pin::new(socket).poll_write(cx, buf) {
-            Poll::Pending => this.wait_to_write(cx).map(Err),
-            Poll::Ready(result) => {
-                this.write_since = None;
-                Poll::Ready(result)
+        // What waits and what is large leave together, in one system call and no small segment of its own.
+        loop {
+            let socket = this.socket.as_mut().expect("the socket is only taken by drop");
+            let both = [io::IoSlice::new(&this.out), io::IoSlice::new(buf)];
+            let from = usize::from(this.out.is_empty());
+            let written = match Pin::new(socket).poll_write_vectored(cx, &both[from..]) {
+                Poll::Pending => return this.wait_to_write(cx).map(Err),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(e)) => {
+                    this.gone = true;
+                    return Poll::Ready(Err(e));
+                }
+            };
+            this.write_since = None;
+            let waiting = this.out.len().min(written);
+            this.out.drain(..waiting);
+            if written > waiting {
+                return Poll::Ready(Ok(written - waiting));
             }
         }
     }
@@ -487,38 +534,13 @@ impl AsyncWrite for Conn {
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        let unread = !matches!(self.body, Body::Done) || !self.ahead.is_empty();
         let Some(socket) = self.socket.take() else { return };
-        let (Ok(runtime), true) = (tokio::runtime::Handle::try_current(), unread) else { return };
-        let ticket = Arc::clone(&self._ticket);
-        runtime.spawn(async move {
-            let _ = tokio::time::timeout(LINGER, linger(socket)).await;
-            drop(ticket);
-        });
-    }
-}
-
-/// Closing a socket with unread bytes makes the kernel send a reset, which can overtake and destroy the answer. So
-/// the writing side is closed first, and what still comes is read away for a while (RFC 9112 §9.6).
-async fn linger(mut socket: Socket) {
-    if socket.shutdown().await.is_err() {
-        return;
-    }
-    let (mut waste, mut left) = ([0; 4096], LINGER_BYTES);
-    while let Ok(n @ 1..) = socket.read(&mut waste).await {
-        left = left.saturating_sub(n);
-        if left == 0 {
-            return;
+        let unread = !matches!(self.body, Body::Done) || !self.ahead.is_empty();
+        // A client that was not told before, or an upstream's last words in a tunnel.
+        let unawares = self.unawares.load(Ordering::Relaxed) || self.tunnel.load(Ordering::Relaxed);
+        if !self.gone && (unread || unawares) {
+            linger(socket, Arc::clone(&self.farewell), Arc::clone(&self.ticket));
         }
-    }
-}
-
-/// The number of bytes peeked at, when it is known now.
-fn ready_or(peeked: Poll<io::Result<usize>>) -> Option<usize> {
-    match peeked {
-        Poll::Ready(Ok(n)) => Some(n),
-        Poll::Ready(Err(_)) => Some(0),
-        Poll::Pending => None,
     }
 }
 

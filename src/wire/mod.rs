@@ -9,6 +9,9 @@
 pub mod chunk;
 mod clock;
 pub mod conn;
+pub mod facts;
 pub mod head;
+pub mod linger;
+pub mod outcome;
 pub mod refusal;
 pub mod socket;

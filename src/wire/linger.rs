@@ -1,0 +1,83 @@
+//! Closing so that the answer arrives.
+//!
+//! Closing a socket with unread bytes makes the kernel send a reset, which can overtake and destroy the answer. So the
+//! writing side is closed first, and what still comes is read away for a while (RFC 9112 §9.6).
+
+use super::socket::Socket;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+
+/// Between two reads of what a closing client still sends, and in all, as NGINX has it.
+const PAUSE: Duration = Duration::from_secs(5);
+const TOTAL: Duration = Duration::from_secs(30);
+/// And how much of it.
+const BYTES: usize = 64 << 20;
+
+/// What connections and the process tell each other at the end.
+#[derive(Debug, Default)]
+pub struct Farewell {
+    leaving: AtomicBool,
+    lingering: AtomicUsize,
+    settled: Notify,
+}
+
+impl Farewell {
+    /// The process is leaving: the next answer on each connection is its last.
+    pub fn begin(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process is leaving.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no connection is closing any more.
+    pub async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.lingering.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+}
+
+/// Counts a closing connection.
+struct Lingering(Arc<Farewell>);
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        if self.0.lingering.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.settled.notify_waiters();
+        }
+    }
+}
+
+/// Closes a socket in two steps, in a task of its own; `ticket` is held until then.
+pub(super) fn linger(socket: Socket, farewell: Arc<Farewell>, ticket: Arc<dyn Send + Sync>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    farewell.lingering.fetch_add(1, Ordering::SeqCst);
+    let counted = Lingering(farewell);
+    runtime.spawn(async move {
+        let _ = tokio::time::timeout(TOTAL, read_away(socket)).await;
+        drop((counted, ticket));
+    });
+}
+
+async fn read_away(mut socket: Socket) {
+    if socket.shutdown().await.is_err() {
+        return;
+    }
+    let (mut waste, mut left) = ([0; 4096], BYTES);
+    while let Ok(Ok(n @ 1..)) = tokio::time::timeout(PAUSE, socket.read(&mut waste)).await {
+        left = left.saturating_sub(n);
+        if left == 0 {
+            return;
+        }
+    }
+}
