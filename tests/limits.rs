@@ -2,7 +2,7 @@
 
 mod kit;
 
-use kit::origin::reply;
+use kit::origin::{raw, reply};
 use kit::raw::exchange;
 use kit::{until, wait_for, Bulk, Gateway, Origin, Raw, Response, Step};
 use std::io::{BufRead, BufReader, Read};
@@ -456,11 +456,13 @@ fn a_paused_upload_is_not_blamed_on_the_upstream() {
 
 #[test]
 fn an_upload_that_was_answered_early_ends_soon_and_without_blame() {
-    let origin = Origin::on_head(|_| reply(200, "enough"));
+    let chunked = "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nenough\r\n0\r\n\r\n";
+    let origin =
+        Origin::on_head(move |r| if r.target() == "/chunked" { raw(chunked) } else { reply(200, "enough") });
     let gateway = Gateway::start(&format!("routes: [{{path: /, upstream: \"{}\"}}]\n", origin.url()));
-    for expect in ["", "Expect: 100-continue\r\n"] {
+    for (path, expect) in [("/", ""), ("/", "Expect: 100-continue\r\n"), ("/chunked", "")] {
         let mut client = Raw::connect(gateway.address());
-        client.send(format!("PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n{expect}\r\n"));
+        client.send(format!("PUT {path} HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n{expect}\r\n"));
         let response = client.response();
         assert_eq!((response.status, response.text().as_str()), (200, "enough"));
         assert_eq!(response.field("connection"), Some("close"));
@@ -485,4 +487,23 @@ fn connections_that_the_system_cannot_give_are_not_promised() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(said);
+}
+
+#[test]
+fn without_a_descriptor_left_a_request_is_503_and_not_the_upstreams_fault() {
+    let origin = Origin::text("x");
+    let gateway = Gateway::start(&format!(
+        "routes: [{{path: /, upstream: \"{}\"}}, {{path: /own, respond: {{}}}}]\n",
+        origin.url()
+    ));
+    let mut client = Raw::connect(gateway.address());
+    assert_eq!(client.send("GET /own HTTP/1.1\r\nHost: t\r\n\r\n").response().status, 200);
+    // Every number that is free is beyond the limit from now on.
+    let limited =
+        Command::new("prlimit").args(["--nofile=1:", "--pid", &gateway.pid().to_string()]).status().unwrap();
+    assert!(limited.success());
+    let response = client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").response();
+    assert_eq!((response.status, response.problem().as_str()), (503, "out_of_descriptors"));
+    assert_eq!(response.field("retry-after"), Some("1"));
+    assert_eq!(origin.connections(), 0);
 }

@@ -39,7 +39,7 @@ The least that a file needs:
     - path: /service1
       upstream: http://127.0.0.1:5001
 
-Logs go to standard error; RUST_LOG=debug shows more, RUST_LOG=warn less.
+Logs go to standard error; RUST_LOG=warn shows less; at debug Pingora prints whole heads, secrets included.
 Exit codes: 0 success, 1 bad configuration, 2 wrong usage, 3 could not start.";
 
 const RUN: &str = "\

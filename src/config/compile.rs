@@ -1,7 +1,7 @@
 //! [`Raw`] to [`Gateway`]: total and pure, with all defaults in one place each.
 
 use super::check::matching;
-use super::decode::{At, Context};
+use super::decode::At;
 use super::raw::{
     upstream_url, Balance, Raw, RawAction, RawHealthCheck, RawLimits, RawPolicies, RawRewrite, RawRoute,
     RawUpstream,
@@ -40,7 +40,7 @@ const DEFAULT_POOL: usize = 128;
 const DEFAULT_RETRY: Retry = Retry { attempts: 2, connect: true, reset: true };
 
 /// Builds everything. What `check` found wrong may be left out: nothing of the result is used then.
-pub(super) fn compile(raw: Raw, _cx: &Context<'_>) -> Compiled {
+pub(super) fn compile(raw: Raw) -> Compiled {
     let mut upstreams = Upstreams::default();
     for upstream in &raw.upstreams {
         upstreams.add(spec(upstream));

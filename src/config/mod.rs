@@ -37,7 +37,7 @@ pub fn compile(file: &str, text: &str, secrets: &dyn Secrets) -> Result<Compiled
     let raw = read::file(&Item::root(root, &cx));
     check::check(&raw, &cx);
     // Compiling is total, also over what was found wrong; but nothing of it leaves this function then.
-    let compiled = compile::compile(raw, &cx);
+    let compiled = compile::compile(raw);
     if cx.is_clean() {
         Ok(compiled)
     } else {

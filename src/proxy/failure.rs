@@ -169,11 +169,14 @@ pub(super) async fn refuse(session: &mut Session, ctx: &mut Ctx, reject: Reject)
 /// Answers a request that failed on its way, if an answer is still possible. The connection is not used again:
 /// what was left unread on it is not known.
 pub(super) async fn after_error(session: &mut Session, ctx: &mut Ctx, e: &Error) -> FailToProxy {
-    if let Some(conn) = conn(session) {
+    let fault = conn(session).and_then(|conn| {
         conn.end_unawares();
-        if conn.fault() == Some(Fault::Unneeded) {
-            return FailToProxy { error_code: 0, can_reuse_downstream: false }; // it has its whole answer
-        }
+        conn.fault()
+    });
+    if fault == Some(Fault::Unneeded) {
+        // The answer is whole; a slow reader may not have all of it yet.
+        session.as_downstream_mut().shutdown().await;
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
     let reject = cause(session, ctx, e);
     session.set_keepalive(None);
