@@ -24,18 +24,20 @@ pub struct Gateway {
     /// All upstreams, for background work.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Asks for the addresses of named targets.
-    pub resolver: Resolver,
+    pub resolver: Arc<Resolver>,
+    /// How long requests may still take after SIGTERM.
+    pub grace_period: Duration,
+    /// Which snapshot of the process this is: 1, then one more with each reload.
+    pub generation: u64,
 }
 
-/// What the process is built with; a change needs a restart.
+/// What the process is built with; see `server::reload` for what a change of it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Where to listen.
     pub listeners: Vec<Bind>,
-    /// Worker threads.
-    pub threads: usize,
-    /// How long requests may still take after SIGTERM.
-    pub grace_period: Duration,
+    /// Worker threads; `None`: one for each processor.
+    pub threads: Option<usize>,
     /// Idle upstream connections in all.
     pub pool: usize,
 }

@@ -20,6 +20,10 @@ pub(super) struct Options {
 
 pub(super) fn demo(options: &Options) -> u8 {
     super::start_log();
+    let signals = match run::signals() {
+        Ok(signals) => signals,
+        Err(code) => return code,
+    };
     let services = match ["service1", "service2"].map(Service::start) {
         [Ok(one), Ok(two)] => [one, two],
         [Err(e), _] | [_, Err(e)] => {
@@ -49,7 +53,7 @@ pub(super) fn demo(options: &Options) -> u8 {
         _ => options.listen,
     };
     super::say(welcome(&text.replace(&options.listen.to_string(), &address.to_string()), address));
-    run::serve_bound(compiled, bound, "the demo")
+    run::serve_bound(compiled, bound, None, signals)
 }
 
 fn configuration(listen: SocketAddr, services: &[Service; 2]) -> String {

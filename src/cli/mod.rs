@@ -47,6 +47,7 @@ Example: portcullis run -c conf/minimal.yaml
 
 SIGTERM or Ctrl-C: no new connections, requests in flight get `grace_period` (30s unless configured).
 The same again: ends at once. Without requests in flight it ends at once anyway.
+SIGHUP: reads FILE again and serves it if it has no error; the log says so, or names every error.
 Exit codes: 0 stopped as told, 1 bad configuration, 3 could not start (an address in use, a file not readable).";
 
 const CHECK: &str = "\

@@ -39,9 +39,11 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 const DEFAULT_POOL: usize = 128;
 const DEFAULT_RETRY: Retry = Retry { attempts: 2, connect: true, reset: true };
 
-/// Builds everything. What `check` found wrong may be left out: nothing of the result is used then.
-pub(super) fn compile(raw: Raw) -> Compiled {
-    let mut upstreams = Upstreams::default();
+/// Builds everything; an upstream that runs and stays as it is configured is the same one with its state. What `check`
+/// found wrong may be left out: nothing of the result is used then.
+pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
+    let running = running.iter().map(|upstream| (&**upstream.name(), upstream)).collect();
+    let mut upstreams = Upstreams { running, ..Upstreams::default() };
     for upstream in &raw.upstreams {
         upstreams.add(spec(upstream));
     }
@@ -67,8 +69,7 @@ pub(super) fn compile(raw: Raw) -> Compiled {
         .collect();
     let settings = Settings {
         listeners: raw.listeners.into_iter().map(|l| l.value).collect(),
-        threads: raw.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-        grace_period: raw.grace_period.unwrap_or(DEFAULT_GRACE),
+        threads: raw.threads,
         pool: upstreams.pool.max(1),
     };
     let gateway = Gateway {
@@ -76,24 +77,31 @@ pub(super) fn compile(raw: Raw) -> Compiled {
         trusted: TrustedProxies::new(raw.trusted_proxies),
         limits: limits(&raw.limits),
         upstreams: upstreams.all,
-        resolver: Resolver::new(raw.resolver),
+        resolver: Arc::new(Resolver::new(raw.resolver)),
+        grace_period: raw.grace_period.unwrap_or(DEFAULT_GRACE),
+        generation: 0,
     };
     Compiled { gateway, settings, routes: count }
 }
 
 /// All upstreams, each once, inline ones by their address.
 #[derive(Default)]
-struct Upstreams {
+struct Upstreams<'a> {
+    running: HashMap<&'a str, &'a Arc<Upstream>>,
     all: Vec<Arc<Upstream>>,
     by_name: HashMap<String, Arc<Upstream>>,
     pool: usize,
 }
 
-impl Upstreams {
+impl Upstreams<'_> {
     fn add(&mut self, spec: Spec) -> Arc<Upstream> {
         self.pool += spec.pool;
         let name = spec.name.clone();
-        let upstream = Arc::new(Upstream::new(spec));
+        let upstream = match self.running.get(name.as_str()) {
+            Some(running) if *running.spec() == spec => Arc::clone(running),
+            Some(other) => Arc::new(Upstream::succeeding(spec, other)),
+            None => Arc::new(Upstream::new(spec)),
+        };
         self.all.push(Arc::clone(&upstream));
         self.by_name.insert(name, Arc::clone(&upstream));
         upstream
@@ -189,7 +197,7 @@ fn limits(raw: &RawLimits) -> Limits {
     }
 }
 
-fn action(raw: At<RawAction>, upstreams: &mut Upstreams) -> Option<Action> {
+fn action(raw: At<RawAction>, upstreams: &mut Upstreams<'_>) -> Option<Action> {
     match raw.value {
         RawAction::Redirect(redirect) => Some(Action::Redirect(redirect)),
         RawAction::Respond(respond) => Some(Action::Respond(respond)),

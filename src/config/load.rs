@@ -3,9 +3,11 @@
 use super::decode::Secrets;
 use super::{yaml, Compiled};
 use crate::error::ConfigError;
+use crate::upstream::Upstream;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why there is no configuration.
 #[derive(Debug)]
@@ -38,6 +40,15 @@ pub fn find(named: Option<PathBuf>) -> Result<PathBuf, LoadError> {
 /// # Errors
 /// See [`LoadError`].
 pub fn load(path: &Path) -> Result<Compiled, LoadError> {
+    load_over(path, &[])
+}
+
+/// The same for a process that runs with these upstreams already: those that stay as they are keep their state. The
+/// files that `${file:…}` names are read again; the environment is the process's own and cannot have changed.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load_over(path: &Path, running: &[Arc<Upstream>]) -> Result<Compiled, LoadError> {
     let name = path.display().to_string();
     let refuse = |(line, column), message| {
         let error = ConfigError { file: name.as_str().into(), line, column, path: String::new(), message };
@@ -57,7 +68,7 @@ pub fn load(path: &Path) -> Result<Compiled, LoadError> {
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         refuse((line, column), "not UTF-8; save the file in that encoding".to_owned())
     })?;
-    super::compile(&name, &text, &System).map_err(LoadError::Invalid)
+    super::compile_over(&name, &text, &System, running).map_err(LoadError::Invalid)
 }
 
 /// The environment and the file system.

@@ -13,10 +13,12 @@ mod read;
 pub mod yaml;
 
 pub use compile::Compiled;
-pub use load::{find, load};
+pub use load::{find, load, load_over};
 
 use crate::error::ConfigError;
+use crate::upstream::Upstream;
 use decode::{Context, Item, Place, Secrets};
+use std::sync::Arc;
 
 /// The most attempts a route may ask for.
 pub const MAX_ATTEMPTS: usize = 10;
@@ -26,6 +28,16 @@ pub const MAX_ATTEMPTS: usize = 10;
 /// # Errors
 /// All that is wrong, in file order.
 pub fn compile(file: &str, text: &str, secrets: &dyn Secrets) -> Result<Compiled, Vec<ConfigError>> {
+    compile_over(file, text, secrets, &[])
+}
+
+/// The same for a process that runs already: upstreams that stay as they are keep their state.
+fn compile_over(
+    file: &str,
+    text: &str,
+    secrets: &dyn Secrets,
+    running: &[Arc<Upstream>],
+) -> Result<Compiled, Vec<ConfigError>> {
     let cx = Context::new(file, secrets);
     let root = match yaml::parse(text) {
         Ok(root) => root,
@@ -37,7 +49,7 @@ pub fn compile(file: &str, text: &str, secrets: &dyn Secrets) -> Result<Compiled
     let raw = read::file(&Item::root(root, &cx));
     check::check(&raw, &cx);
     // Compiling is total, also over what was found wrong; but nothing of it leaves this function then.
-    let compiled = compile::compile(raw);
+    let compiled = compile::compile(raw, running);
     if cx.is_clean() {
         Ok(compiled)
     } else {

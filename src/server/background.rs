@@ -1,6 +1,9 @@
-//! The one runtime for all background work: names, health checks. Tasks belong to the snapshot they serve.
+//! The one runtime for all background work: names, health checks, reloads. Tasks belong to the upstreams they serve
+//! and end with them.
 
+use super::reload::Reloads;
 use crate::gateway::Gateway;
+use crate::upstream::discover::Resolver;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -8,6 +11,7 @@ use log::error;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::{BackgroundService, GenBackgroundService};
 use pingora::services::ServiceReadyNotifier;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -15,15 +19,19 @@ use tokio::task::JoinSet;
 /// A pause before a failed task starts anew, so that a certain failure does not spin.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
-/// Keeps the gateway's upstreams fresh.
+/// Keeps the gateway's upstreams fresh, and reloads.
 pub(super) struct Background {
     gateway: Arc<ArcSwap<Gateway>>,
+    reloads: Arc<Reloads>,
 }
 
 impl Background {
-    pub(super) fn service(gateway: Arc<ArcSwap<Gateway>>) -> GenBackgroundService<Self> {
-        let mut service =
-            GenBackgroundService::new("background".to_owned(), Arc::new(Background { gateway }));
+    pub(super) fn service(
+        gateway: Arc<ArcSwap<Gateway>>,
+        reloads: Arc<Reloads>,
+    ) -> GenBackgroundService<Self> {
+        let background = Arc::new(Background { gateway, reloads });
+        let mut service = GenBackgroundService::new("background".to_owned(), background);
         service.threads = Some(1);
         service
     }
@@ -33,27 +41,64 @@ impl Background {
 impl BackgroundService for Background {
     async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
         let gateway = self.gateway.load_full();
-        let mut preparing = JoinSet::new();
-        for upstream in &gateway.upstreams {
-            let (upstream, gateway) = (Arc::clone(upstream), Arc::clone(&gateway));
-            preparing.spawn(async move { upstream.prepare(&gateway.resolver).await });
-        }
-        while preparing.join_next().await.is_some() {}
+        prepare(&gateway.upstreams, &gateway.resolver).await;
         ready.notify_ready();
-        let mut maintaining = JoinSet::new();
-        for upstream in &gateway.upstreams {
-            maintaining.spawn(maintain(Arc::clone(upstream), Arc::clone(&gateway)));
+        let mut upkeep = Upkeep { gateway: Arc::clone(&self.gateway), tasks: HashMap::new() };
+        upkeep.follow(&gateway.upstreams);
+        drop(gateway); // the first snapshot does not outlive its last request
+        tokio::select! {
+            () = self.reloads.serve(&mut upkeep) => {}
+            _ = shutdown.changed() => {}
         }
-        let _ = shutdown.changed().await;
+    }
+}
+
+/// Makes known the names and health of these upstreams, all at once; false when that failed for one by a fault of ours.
+pub(super) async fn prepare(upstreams: &[Arc<Upstream>], resolver: &Arc<Resolver>) -> bool {
+    let mut preparing = JoinSet::new();
+    for upstream in upstreams {
+        let (upstream, resolver) = (Arc::clone(upstream), Arc::clone(resolver));
+        preparing.spawn(async move { upstream.prepare(&resolver).await });
+    }
+    let mut good = true;
+    while let Some(prepared) = preparing.join_next().await {
+        if let Err(e) = prepared {
+            error!("the preparation of an upstream failed: {e}");
+            good = false;
+        }
+    }
+    good
+}
+
+/// A task for each upstream of the snapshot that serves, and none for any other.
+pub(super) struct Upkeep {
+    gateway: Arc<ArcSwap<Gateway>>,
+    /// By name; a task ends when its set is dropped.
+    tasks: HashMap<Arc<str>, (Arc<Upstream>, JoinSet<()>)>,
+}
+
+impl Upkeep {
+    /// From now on these: goes on with those that are the same, ends the others' tasks, begins the new ones'.
+    pub(super) fn follow(&mut self, upstreams: &[Arc<Upstream>]) {
+        let mut before = std::mem::take(&mut self.tasks);
+        for upstream in upstreams {
+            let kept = before.remove(upstream.name()).filter(|(old, _)| Arc::ptr_eq(old, upstream));
+            let kept = kept.unwrap_or_else(|| {
+                let mut task = JoinSet::new();
+                task.spawn(maintain(Arc::clone(upstream), Arc::clone(&self.gateway)));
+                (Arc::clone(upstream), task)
+            });
+            self.tasks.insert(Arc::clone(upstream.name()), kept);
+        }
     }
 }
 
 /// Maintains an upstream for ever: without it health and names would silently stay as they are.
-async fn maintain(upstream: Arc<Upstream>, gateway: Arc<Gateway>) {
+async fn maintain(upstream: Arc<Upstream>, gateway: Arc<ArcSwap<Gateway>>) {
     loop {
-        let (one, all) = (Arc::clone(&upstream), Arc::clone(&gateway));
+        let (one, gateway) = (Arc::clone(&upstream), Arc::clone(&gateway));
         let mut task = JoinSet::new(); // ends its task when it is dropped
-        task.spawn(async move { one.maintain(&all.resolver).await });
+        task.spawn(async move { one.maintain(|| Arc::clone(&gateway.load().resolver)).await });
         match task.join_next().await {
             Some(Err(e)) if e.is_panic() => {
                 error!("upstream {}: its maintenance failed and starts anew: {e}", upstream.name());

@@ -148,14 +148,17 @@ pub async fn serve(
     draining: watch::Receiver<bool>,
 ) {
     let Admission { socket, peer, port, ticket } = admission;
-    let pace = pace(&shared.gateway.load().limits);
-    let mut conn = Box::new(Conn::new(socket, peer, port, pace, Arc::clone(&shared.farewell), ticket));
+    let mut limits = shared.gateway.load().limits;
+    let farewell = Arc::clone(&shared.farewell);
+    let mut conn = Box::new(Conn::new(socket, peer, port, pace(&limits), farewell, ticket));
     let mut served = 0;
     loop {
-        let limits = shared.gateway.load().limits;
         if !conn.wait_for_request(limits.idle_timeout).await {
             return;
         }
+        // After the wait, in which a reload may have come.
+        limits = shared.gateway.load().limits;
+        conn.set_pace(pace(&limits));
         let _in_flight = InFlight::new(&shared.counters);
         let head = match conn.read_head(&limits.head, limits.header_timeout).await {
             Ok((_, head)) => head,

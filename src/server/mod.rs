@@ -6,6 +6,7 @@
 mod background;
 pub mod connection;
 pub mod listen;
+pub mod reload;
 pub mod signals;
 
 use crate::gateway::{Gateway, Limits, Settings};
@@ -18,7 +19,9 @@ use log::{info, warn};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora_proxy::http_proxy;
-use signals::Drain;
+use reload::Reloads;
+use signals::{Drain, Signals};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What every connection shares.
@@ -35,11 +38,18 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct StartError(pub String);
 
-/// Serves on listeners that are bound already, until told to stop; then returns.
-pub fn run(mut gateway: Gateway, settings: &Settings, bound: Vec<Bound>) {
+/// Serves on listeners that are bound already, until told to stop; then returns. `file` is what a reload reads.
+pub fn run(
+    mut gateway: Gateway,
+    settings: Settings,
+    bound: Vec<Bound>,
+    file: Option<PathBuf>,
+    signals: Signals,
+) {
     fit_descriptors(&mut gateway.limits);
+    gateway.generation = 1;
     let conf = ServerConf {
-        threads: settings.threads,
+        threads: settings.threads.unwrap_or_else(processors),
         upstream_keepalive_pool_size: settings.pool,
         // Our own `Retry` decides; this only bounds it.
         max_retries: crate::config::MAX_ATTEMPTS + 2,
@@ -56,13 +66,19 @@ pub fn run(mut gateway: Gateway, settings: &Settings, bound: Vec<Bound>) {
         farewell: Arc::default(),
     });
     let proxy = Arc::new(http_proxy(&server.configuration, Proxy { gateway: Arc::clone(&gateway) }));
-    let drain = Drain::new(Arc::clone(&shared), settings.grace_period);
-    let background = server.add_service(Background::service(gateway));
+    let reloads = Arc::new(Reloads::new(file, settings, Arc::clone(&shared)));
+    let drain = Drain::new(Arc::clone(&shared), Arc::clone(&reloads), signals);
+    let background = server.add_service(Background::service(gateway, reloads));
     let listening = server.add_service(Listening::new(bound, proxy, shared, drain.begun()));
     // Names resolved and targets checked first, so that the first request meets known health.
     listening.add_dependency(&background);
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     info!("stopped");
+}
+
+/// Those that the process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Descriptors for listeners, logs, health checks and name servers.

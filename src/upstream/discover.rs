@@ -104,6 +104,14 @@ impl Name {
         Name { host, port, weight, state: Mutex::new(state) }
     }
 
+    /// Begins with the addresses that the same name had, should it not resolve now.
+    pub(super) fn inherit(&self, old: &Name) {
+        if self.host == old.host {
+            let known = old.state.lock().unwrap_or_else(PoisonError::into_inner).addresses.clone();
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).addresses = known;
+        }
+    }
+
     /// Asks now; true when the set of addresses is another one afterwards.
     pub(super) async fn refresh(&self, resolver: &Resolver) -> bool {
         let answer = resolver.lookup(&self.host).await;

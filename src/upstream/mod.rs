@@ -7,6 +7,7 @@
 pub mod balance;
 pub mod discover;
 pub mod health;
+mod inherit;
 pub mod peer;
 
 use crate::upstream::balance::Balancer;
@@ -28,8 +29,8 @@ use std::time::{Duration, Instant};
 /// The targets by address, shared by selection and health checks and replaced as a whole.
 pub type Targets = Arc<ArcSwap<FxHashMap<SocketAddr, Arc<Target>>>>;
 
-/// An upstream as compiled from the configuration.
-#[derive(Debug, Clone)]
+/// An upstream as compiled from the configuration. Two that are equal are served by the same [`Upstream`].
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     /// Its name, or its URL when it was written inline.
     pub name: String,
@@ -50,14 +51,11 @@ pub struct Spec {
 /// A set of interchangeable targets.
 pub struct Upstream {
     name: Arc<str>,
-    method: Method,
+    spec: Spec,
     balancer: Balancer,
     known: Arc<Known>,
-    fixed: Vec<(SocketAddr, usize)>,
     names: Vec<Name>,
     targets: Targets,
-    checks: Option<HealthSpec>,
-    timeouts: Timeouts,
     complained: AtomicU64,
     started: Instant,
 }
@@ -65,7 +63,8 @@ pub struct Upstream {
 impl Upstream {
     /// Builds the upstream; nothing is resolved, checked or connected before [`Upstream::prepare`].
     pub fn new(spec: Spec) -> Self {
-        let name: Arc<str> = spec.name.into();
+        let name: Arc<str> = spec.name.as_str().into();
+        let named = spec.named.iter().cloned();
         let targets: Targets = Arc::default();
         let known = Arc::new(Known::default());
         let checks =
@@ -73,13 +72,10 @@ impl Upstream {
         Upstream {
             balancer: Balancer::new(&spec.method, Arc::clone(&known), checks),
             name,
-            method: spec.method,
+            names: named.map(|(host, port, weight)| Name::new(host, port, weight)).collect(),
+            spec,
             known,
-            fixed: spec.fixed,
-            names: spec.named.into_iter().map(|(host, port, weight)| Name::new(host, port, weight)).collect(),
             targets,
-            checks: spec.health,
-            timeouts: spec.timeouts,
             complained: AtomicU64::new(0),
             started: Instant::now(),
         }
@@ -90,9 +86,14 @@ impl Upstream {
         &self.name
     }
 
+    /// What it was built from.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
     /// What `consistent_hash` hashes, if this upstream does so.
     pub fn hash_on(&self) -> Option<&HashOn> {
-        match &self.method {
+        match &self.spec.method {
             Method::ConsistentHash(on) => Some(on),
             Method::RoundRobin | Method::Random => None,
         }
@@ -130,16 +131,18 @@ impl Upstream {
         self.balancer.check().await;
     }
 
-    /// Keeps names and health fresh, for ever; ends when it is dropped.
-    pub async fn maintain(&self, resolver: &Resolver) {
+    /// Keeps names and health fresh, for ever; ends when it is dropped. The resolver is asked for each time, since
+    /// the upstream may outlive it.
+    pub async fn maintain(&self, resolver: impl Fn() -> Arc<Resolver>) {
         tokio::join!(self.follow_names(resolver), self.keep_checking());
     }
 
-    async fn follow_names(&self, resolver: &Resolver) {
+    async fn follow_names(&self, resolver: impl Fn() -> Arc<Resolver>) {
         while let Some(next) = self.names.iter().map(Name::due).min() {
             tokio::time::sleep_until(next).await;
             let due = self.names.iter().filter(|name| name.due() <= next);
-            if join_all(due.map(|name| name.refresh(resolver))).await.contains(&true) {
+            let resolver = resolver();
+            if join_all(due.map(|name| name.refresh(&resolver))).await.contains(&true) {
                 self.adopt().await;
                 self.balancer.check().await;
             }
@@ -147,7 +150,7 @@ impl Upstream {
     }
 
     async fn keep_checking(&self) {
-        let Some(checks) = &self.checks else { return };
+        let Some(checks) = &self.spec.health else { return };
         let mut ticks = tokio::time::interval(checks.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await; // the first is at once, and `prepare` has just checked
@@ -174,12 +177,12 @@ impl Upstream {
     /// Makes the balancer follow what is known of addresses now; a target that stays keeps its health.
     async fn adopt(&self) {
         let addresses: BTreeSet<(SocketAddr, usize)> =
-            self.fixed.iter().copied().chain(self.names.iter().flat_map(Name::addresses)).collect();
+            self.spec.fixed.iter().copied().chain(self.names.iter().flat_map(Name::addresses)).collect();
         let old = self.targets.load_full();
         let target = |address: SocketAddr| {
-            old.get(&address)
-                .cloned()
-                .unwrap_or_else(|| Arc::new(Target::new(address, &self.timeouts, self.checks.is_some())))
+            old.get(&address).cloned().unwrap_or_else(|| {
+                Arc::new(Target::new(address, &self.spec.timeouts, self.spec.health.is_some()))
+            })
         };
         let new: FxHashMap<_, _> =
             addresses.iter().map(|(address, _)| (*address, target(*address))).collect();

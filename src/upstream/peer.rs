@@ -45,7 +45,7 @@ pub struct Target {
     last: Mutex<LastCheck>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct LastCheck {
     /// Results in a row that speak against the present health.
     against: usize,
@@ -108,6 +108,13 @@ impl Target {
         self.health.store(now, Ordering::Relaxed);
         // A target that is found healthy at first is no news.
         (before != UNCHECKED || now == UNHEALTHY).then_some(now == HEALTHY)
+    }
+
+    /// Takes over what is known of the same target's health.
+    pub(super) fn inherit(&self, old: &Target) {
+        let last = old.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        self.health.store(old.health.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// For the operator: what the last check said of a target that is not healthy.

@@ -135,6 +135,11 @@ impl Conn {
         }
     }
 
+    /// Changes the pace that the client must keep, from now on.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
     /// Waits for the first byte of a request; false when there will be none within `patience`.
     pub async fn wait_for_request(&mut self, patience: Duration) -> bool {
         if !self.ahead.is_empty() {

@@ -53,8 +53,7 @@ impl Gateway {
     pub fn spawn(yaml: &str) -> Gateway {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("portcullis.yaml");
-        let yaml = if yaml.contains("listeners:") { yaml.to_owned() } else { format!("{LISTEN}{yaml}") };
-        std::fs::write(&path, yaml).unwrap();
+        std::fs::write(&path, with_listeners(yaml)).unwrap();
         Gateway::command(&["run", "-c", path.to_str().unwrap()], folder, &[])
     }
 
@@ -78,6 +77,11 @@ impl Gateway {
     /// All lines logged so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Those from this one on: a long log is not copied again and again.
+    pub fn log_from(&self, line: usize) -> Vec<String> {
+        self.log.lock().unwrap().get(line..).unwrap_or_default().to_vec()
     }
 
     /// All lines on standard output so far.
@@ -104,6 +108,32 @@ impl Gateway {
         assert!(sent.success());
     }
 
+    /// The configuration file of [`Gateway::start`].
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("portcullis.yaml")
+    }
+
+    /// Puts another configuration in the place of the file, whole at every moment.
+    pub fn configure(&self, yaml: &str) {
+        let new = self.folder.path().join("new.yaml");
+        std::fs::write(&new, with_listeners(yaml)).unwrap();
+        std::fs::rename(new, self.file()).unwrap();
+    }
+
+    /// Configures, has it reloaded, and returns the line that says how that went.
+    pub fn reload(&self, yaml: &str) -> String {
+        self.configure(yaml);
+        self.reload_as_is()
+    }
+
+    /// The same with the file as it is.
+    pub fn reload_as_is(&self) -> String {
+        let before = self.log.lock().unwrap().len();
+        self.signal("HUP");
+        let is_outcome = |l: &String| l.contains("] reloaded ") || l.contains(" not reloaded: ");
+        wait_for("a reload ends", || self.log_from(before).into_iter().find(is_outcome))
+    }
+
     /// Waits for the end and returns the status.
     pub fn wait_exit(&mut self) -> ExitStatus {
         let child = &mut self.child;
@@ -128,6 +158,15 @@ impl Drop for Gateway {
         if std::thread::panicking() {
             eprintln!("the gateway's log:\n{}", self.log().join("\n"));
         }
+    }
+}
+
+/// With a listener on a free port unless there are some.
+fn with_listeners(yaml: &str) -> String {
+    if yaml.contains("listeners:") {
+        yaml.to_owned()
+    } else {
+        format!("{LISTEN}{yaml}")
     }
 }
 

@@ -1,0 +1,82 @@
+//! What an upstream takes over from the one that had its name before a reload.
+
+use super::peer::Target;
+use super::{Spec, Upstream};
+use std::sync::Arc;
+
+impl Upstream {
+    /// An upstream in the place of one that was configured otherwise: what still holds of the old one's state is its
+    /// own. Names keep their last good addresses, so that a reload during an outage of the name server takes no target
+    /// away. Targets keep their health if it is checked as before: to add one must not shorten the way of another
+    /// through `healthy_after` and `unhealthy_after`.
+    pub fn succeeding(spec: Spec, old: &Upstream) -> Self {
+        let new = Upstream::new(spec);
+        for name in &new.names {
+            old.names.iter().for_each(|before| name.inherit(before));
+        }
+        if new.spec.health.is_some() && new.spec.health == old.spec.health {
+            let known = old.targets.load();
+            let carried = known.iter().map(|(address, before)| {
+                let target = Target::new(*address, &new.spec.timeouts, true);
+                target.inherit(before);
+                (*address, Arc::new(target))
+            });
+            // `adopt` keeps those that are still configured.
+            new.targets.store(Arc::new(carried.collect()));
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::balance::Method;
+    use crate::upstream::discover::Resolver;
+    use crate::upstream::health::HealthSpec;
+    use crate::upstream::peer::Timeouts;
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    fn spec(targets: &[SocketAddr], interval: u64) -> Spec {
+        let health = HealthSpec {
+            http: None,
+            port: None,
+            interval: Duration::from_secs(interval),
+            timeout: Duration::from_millis(200),
+            healthy_after: 1,
+            unhealthy_after: 3,
+        };
+        Spec {
+            name: "app".to_owned(),
+            fixed: targets.iter().map(|target| (*target, 1)).collect(),
+            named: Vec::new(),
+            method: Method::RoundRobin,
+            health: Some(health),
+            timeouts: Timeouts::default(),
+            pool: 1,
+        }
+    }
+
+    #[test]
+    fn health_goes_over_where_it_is_checked_alike() {
+        let refusing = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (one, two) = (refusing(1), refusing(2));
+        let old = Upstream::new(spec(&[one], 5));
+        let known = Target::new(one, &Timeouts::default(), true);
+        known.observe(&Ok(()), 1, 3);
+        old.targets.store(Arc::new([(one, Arc::new(known))].into_iter().collect()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let healthy = |upstream: &Upstream| {
+            runtime.block_on(upstream.prepare(&Resolver::new(None)));
+            let targets = upstream.targets.load();
+            [one, two].map(|address| targets.get(&address).map(|target| target.is_healthy()))
+        };
+        let alike = Upstream::succeeding(spec(&[one, two], 5), &old);
+        assert_eq!(healthy(&alike), [Some(true), Some(false)], "one failure of three; a first check");
+        let otherwise = Upstream::succeeding(spec(&[one, two], 6), &old);
+        assert_eq!(healthy(&otherwise), [Some(false), Some(false)], "two first checks");
+        let gone = Upstream::succeeding(spec(&[two], 5), &old);
+        assert_eq!(healthy(&gone), [None, Some(false)]);
+    }
+}
