@@ -1,0 +1,89 @@
+//! The load generators: wrk for closed loops, oha for an open one.
+
+use crate::args::Plan;
+use crate::parse::{self, Load};
+use crate::process;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Requests over all routes in an order that no cache foresees; the same on every run and for every contender. They
+/// are written out before the run, so that Lua only hands them over.
+const SPREAD: &str = r#"-- wrk -s spread.lua URL -- ROUTES
+local requests, at = {}, 0
+
+function init(arguments)
+  local routes, state = tonumber(arguments[1]), 1
+  for i = 1, 20000 do
+    requests[i] = wrk.format("GET", "/service" .. (i % routes) .. "/orders")
+  end
+  for i = 20000, 2, -1 do
+    state = state * 48271 % 2147483647
+    local other = state % i + 1
+    requests[i], requests[other] = requests[other], requests[i]
+  end
+end
+
+function request()
+  at = at % #requests + 1
+  return requests[at]
+end
+"#;
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub enum Paths {
+    One(&'static str),
+    /// One of each of so many routes, in random order.
+    Spread(usize),
+}
+
+/// A closed loop: each connection asks again as soon as it has its answer.
+pub fn wrk(
+    plan: &Plan,
+    to: SocketAddr,
+    paths: Paths,
+    connections: usize,
+    close: bool,
+    seconds: u64,
+) -> Result<Load, String> {
+    let mut command: Vec<String> = ["wrk", "-t1", "--timeout", "10s"].map(str::to_owned).to_vec();
+    command.extend([format!("-c{connections}"), format!("-d{seconds}s")]);
+    if close {
+        command.extend(["-H", "Connection: close"].map(str::to_owned));
+    }
+    match paths {
+        Paths::One(path) => command.push(format!("http://{to}{path}")),
+        Paths::Spread(routes) => {
+            fs::write(plan.folder().join("spread.lua"), SPREAD).map_err(|e| e.to_string())?;
+            command.extend(["-s".to_owned(), "spread.lua".to_owned(), format!("http://{to}/")]);
+            command.extend(["--".to_owned(), routes.to_string()]);
+        }
+    }
+    let text = process::output(plan.load_cpus(), plan.folder(), &command, limit(seconds))?;
+    parse::wrk(&text)
+}
+
+/// An open loop: requests are due at a fixed rate, and the wait of one that is due while all connections are busy counts.
+pub fn oha(
+    plan: &Plan,
+    to: SocketAddr,
+    path: &str,
+    connections: usize,
+    rate: u64,
+    seconds: u64,
+) -> Result<Load, String> {
+    let mut command = vec![plan.oha.clone()];
+    command.extend(
+        ["--no-tui", "--latency-correction", "-w", "--worker-threads", "1", "--output-format", "json"]
+            .map(str::to_owned),
+    );
+    command.extend(["-c".to_owned(), connections.to_string(), "-q".to_owned(), rate.to_string()]);
+    command.extend(["-z".to_owned(), format!("{seconds}s"), format!("http://{to}{path}")]);
+    let text = process::output(plan.load_cpus(), plan.folder(), &command, limit(seconds))?;
+    parse::oha(&text)
+}
+
+fn limit(seconds: u64) -> Duration {
+    Duration::from_secs(seconds + 30)
+}
