@@ -2,12 +2,13 @@
 
 use super::discover::Known;
 use super::health::Checks;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::HeaderName;
 use log::error;
 use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::selection::{BackendIter, BackendSelection, Consistent, Random, RoundRobin};
-use pingora_load_balancing::{Backend, Backends, LoadBalancer};
+use pingora_load_balancing::{Backend, Backends};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,11 +37,19 @@ pub enum HashOn {
     Path,
 }
 
-/// One of Pingora's balancers.
-pub(super) enum Balancer {
-    RoundRobin(LoadBalancer<RoundRobin>),
-    Random(LoadBalancer<Random>),
-    Consistent(LoadBalancer<Consistent>),
+/// One of Pingora's selections over its set of backends.
+///
+/// Pingora's own type for the two, `LoadBalancer`, hashes, remembers and clones every backend that it offers, which costs
+/// more than the routing of a request; so its parts are put together here.
+pub(super) struct Balancer {
+    backends: Backends,
+    selection: Selection,
+}
+
+enum Selection {
+    RoundRobin(ArcSwap<RoundRobin>),
+    Random(ArcSwap<Random>),
+    Consistent(ArcSwap<Consistent>),
 }
 
 impl Balancer {
@@ -49,63 +58,76 @@ impl Balancer {
         if let Some(checks) = checks {
             backends.set_health_check(Box::new(checks));
         }
-        match method {
-            Method::RoundRobin => Balancer::RoundRobin(LoadBalancer::from_backends(backends)),
-            Method::Random => Balancer::Random(LoadBalancer::from_backends(backends)),
-            Method::ConsistentHash(_) => Balancer::Consistent(LoadBalancer::from_backends(backends)),
-        }
+        let selection = match method {
+            Method::RoundRobin => Selection::RoundRobin(over(&BTreeSet::new())),
+            Method::Random => Selection::Random(over(&BTreeSet::new())),
+            Method::ConsistentHash(_) => Selection::Consistent(over(&BTreeSet::new())),
+        };
+        Balancer { backends, selection }
     }
 
-    /// The first candidate in the balancer's order that `accept` takes. `count` is the number of targets.
-    pub(super) fn select(
+    /// The first candidate in the selection's order that `accept` takes. `count` is the number of targets.
+    pub(super) fn select<T>(
         &self,
         key: &[u8],
         count: usize,
-        accept: impl Fn(&SocketAddr) -> bool,
-    ) -> Option<Backend> {
-        match self {
+        accept: impl Fn(&SocketAddr) -> Option<T>,
+    ) -> Option<T> {
+        match &self.selection {
             // Fallbacks go round uniformly: one round and a bit for concurrent requests that advance it too.
-            Balancer::RoundRobin(lb) => pick(lb, key, count * 4 + 16, accept),
+            Selection::RoundRobin(all) => pick(all, key, count * 4 + 16, accept),
             // By chance, one healthy among many sick needs many draws; 16 a target miss it once in 10 million.
-            Balancer::Random(lb) => pick(lb, key, count * 16 + 64, accept),
+            Selection::Random(all) => pick(all, key, count * 16 + 64, accept),
             // A ring has 160 points a target.
-            Balancer::Consistent(lb) => pick(lb, key, count * 160 + 1, accept),
+            Selection::Consistent(all) => pick(all, key, count * 160 + 1, accept),
         }
     }
 
+    /// Follows what is known now.
     pub(super) async fn update(&self) {
-        let result = match self {
-            Balancer::RoundRobin(lb) => lb.update().await,
-            Balancer::Random(lb) => lb.update().await,
-            Balancer::Consistent(lb) => lb.update().await,
+        let replace = |backends: Arc<BTreeSet<Backend>>| match &self.selection {
+            Selection::RoundRobin(all) => all.store(built(&backends)),
+            Selection::Random(all) => all.store(built(&backends)),
+            Selection::Consistent(all) => all.store(built(&backends)),
         };
-        if let Err(e) = result {
+        if let Err(e) = self.backends.update(replace).await {
             error!("balancer not updated: {e}");
         }
     }
 
     /// Runs every target's check once, in parallel.
     pub(super) async fn check(&self) {
-        match self {
-            Balancer::RoundRobin(lb) => lb.backends().run_health_check(true).await,
-            Balancer::Random(lb) => lb.backends().run_health_check(true).await,
-            Balancer::Consistent(lb) => lb.backends().run_health_check(true).await,
-        }
+        self.backends.run_health_check(true).await;
     }
 }
 
-fn pick<S>(
-    lb: &LoadBalancer<S>,
+fn built<S: BackendSelection>(backends: &BTreeSet<Backend>) -> Arc<S> {
+    Arc::new(S::build(backends))
+}
+
+fn over<S: BackendSelection>(backends: &BTreeSet<Backend>) -> ArcSwap<S> {
+    ArcSwap::new(built(backends))
+}
+
+fn pick<S, T>(
+    selection: &ArcSwap<S>,
     key: &[u8],
     steps: usize,
-    accept: impl Fn(&SocketAddr) -> bool,
-) -> Option<Backend>
+    accept: impl Fn(&SocketAddr) -> Option<T>,
+) -> Option<T>
 where
-    S: BackendSelection + 'static,
+    S: BackendSelection,
     S::Iter: BackendIter,
 {
-    // Health is our own (`Target`), so that a new target waits for its first check; Pingora's flag follows it.
-    lb.select_with(key, steps, |backend, _| backend.addr.as_inet().is_some_and(&accept))
+    let mut candidates = selection.load().iter(key);
+    for _ in 0..steps {
+        // Health is our own (`Target`), so that a new target waits for its first check; Pingora's flag follows it.
+        let found = candidates.next()?.addr.as_inet().and_then(&accept);
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
 }
 
 struct Discovery(Arc<Known>);

@@ -117,10 +117,8 @@ impl Upstream {
         if !targets.values().any(|t| accept(t)) {
             return None;
         }
-        let backend = self
-            .balancer
-            .select(key, targets.len(), |address| targets.get(address).is_some_and(|t| accept(t)))?;
-        targets.get(backend.addr.as_inet()?).cloned()
+        let accepted = |address: &SocketAddr| targets.get(address).filter(|t| accept(t)).cloned();
+        self.balancer.select(key, targets.len(), accepted)
     }
 
     /// Resolves names once, runs every check once; afterwards health is known. Bounded by the resolver's and the
