@@ -648,3 +648,67 @@ fn an_interim_response_carries_no_fields_of_the_gateway() {
         (200, Some("prod"), "ok")
     );
 }
+
+#[test]
+fn names_go_out_as_they_were_spelt_whatever_that_is() {
+    let origin = Origin::text("x");
+    let gateway = in_front_of(&origin, "");
+    for fields in [
+        "",
+        "x-tenant: a\r\nuser-agent: b\r\naccept: c\r\nx-tenant: d\r\n",
+        "X-Tenant: a\r\nUser-Agent: b\r\nAccept: c\r\nx-TENANT: d\r\n",
+        "Content-Type: a/b\r\nCache-Control: c\r\nx-tenant: d\r\n",
+        "x-tenant: a\r\nX-Other: b\r\n",
+    ] {
+        let request = received(&gateway, &origin, fields);
+        let came = |line: &&str| line.starts_with("Host: ") || fields.split("\r\n").any(|f| f == *line);
+        let lines: Vec<&str> = request.head.split("\r\n").filter(came).collect();
+        let expected: Vec<&str> =
+            ["Host: a.test"].into_iter().chain(fields.split_terminator("\r\n")).collect();
+        // Lines of one field stay in order; fields need not (RFC 9110 §5.3).
+        let sorted = |mut lines: Vec<&str>| {
+            lines.sort_by_key(|line| line.split(':').next().unwrap_or_default().to_ascii_lowercase());
+            lines.join("\n")
+        };
+        assert_eq!(sorted(lines), sorted(expected), "{}", request.head);
+        assert_identified(&gateway, &request, fields);
+    }
+}
+
+#[test]
+fn a_trusted_proxys_chain_is_kept_in_either_spelling() {
+    let origin = Origin::text("x");
+    let routes = format!("routes: [{{path: /, upstream: \"{}\"}}]", origin.url());
+    let gateway = Gateway::start(&format!("trusted_proxies: [127.0.0.0/8]\n{routes}"));
+    for (name, proto) in [("X-Forwarded-For", "X-Forwarded-Proto"), ("x-forwarded-for", "x-forwarded-proto")]
+    {
+        let fields = format!("{name}: 6.6.6.6\r\n{name}: 7.7.7.7\r\n{proto}: https\r\nvia: 2 edge\r\n");
+        let request = received(&gateway, &origin, &fields);
+        assert_eq!(request.field(name), Some("6.6.6.6, 7.7.7.7, 127.0.0.1"), "{}", request.head);
+        assert_eq!(request.field(proto), Some("https"), "{}", request.head);
+        assert_eq!(request.field("via"), Some("2 edge, 1.1 portcullis"), "{}", request.head);
+        let forwarded = "for=6.6.6.6, for=7.7.7.7, for=127.0.0.1;proto=http;host=a.test";
+        assert_eq!(request.field("forwarded"), Some(forwarded), "{}", request.head);
+    }
+}
+
+#[test]
+fn the_gateways_own_response_fields_can_be_edited_like_any_other() {
+    let origin =
+        Origin::start(|_| raw("HTTP/1.1 200 OK\r\nServer-Timing: db;dur=53\r\nContent-Length: 0\r\n\r\n"));
+    let ask = |edits: &str| {
+        let gateway = in_front_of(&origin, &format!(", response_headers: {edits}"));
+        exchange(gateway.address(), "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    };
+    let response = ask("{remove: [x-request-id, server-timing]}");
+    assert_eq!((response.field("x-request-id"), response.field("server-timing")), (None, None));
+    let response = ask("{set: {x-request-id: mine, server-timing: none}}");
+    assert_eq!(
+        (response.field("x-request-id"), response.field("server-timing")),
+        (Some("mine"), Some("none"))
+    );
+    let response = ask("{add: {x-request-id: mine}}");
+    let ids = response.all("x-request-id");
+    assert!(ids.len() == 2 && ids.contains(&"mine"), "{}", response.head);
+    assert_eq!(response.all("server-timing").len(), 2, "{}", response.head);
+}

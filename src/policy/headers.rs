@@ -16,6 +16,13 @@ pub struct HeaderEdits {
     pub add: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl HeaderEdits {
+    /// Whether a field called so is another one, or gone, after these edits. A value that is added leaves it as it is.
+    pub fn replaces(&self, name: &HeaderName) -> bool {
+        self.remove.contains(name) || self.set.iter().any(|(set, _)| set == name)
+    }
+}
+
 /// Reads a field name that may be edited.
 ///
 /// # Errors

@@ -15,8 +15,13 @@ pub mod rewrite;
 
 use crate::error::Reject;
 use headers::HeaderEdits;
+use http::HeaderName;
 use max_body::MaxBody;
 use rewrite::Rewrite;
+
+/// What the gateway itself adds to each response; a route may edit these as any other field.
+pub const OWN_FIELDS: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("server-timing")];
 
 /// One policy of a route.
 #[derive(Debug, Clone)]
@@ -37,6 +42,7 @@ pub struct Chain {
     admit: Box<[Admit]>,
     forward: Box<[Forward]>,
     respond: Box<[HeaderEdits]>,
+    own_fields_stay: bool,
     body_limit: Option<MaxBody>,
 }
 
@@ -73,7 +79,14 @@ impl Chain {
             }
         }
         rewrite.append(&mut fields);
-        Chain { admit: admit.into(), forward: rewrite.into(), respond: respond.into(), body_limit }
+        let replaced = |edits: &HeaderEdits| OWN_FIELDS.iter().any(|name| edits.replaces(name));
+        Chain {
+            own_fields_stay: !respond.iter().any(replaced),
+            admit: admit.into(),
+            forward: rewrite.into(),
+            respond: respond.into(),
+            body_limit,
+        }
     }
 
     /// May a request with this declared body length (`None`: chunked or no body) come in?
@@ -94,6 +107,11 @@ impl Chain {
     /// What to do to the request that goes upstream, in order.
     pub fn forward(&self) -> &[Forward] {
         &self.forward
+    }
+
+    /// Whether no edit of the response touches [`OWN_FIELDS`], so that they need not be there when it is edited.
+    pub fn own_fields_stay(&self) -> bool {
+        self.own_fields_stay
     }
 
     /// Edits of the response, in order.

@@ -5,7 +5,7 @@
 //! It goes to another target; to the same one only after a kept connection turned out to be closed, which
 //! says nothing about the target.
 
-use super::ctx::Ctx;
+use super::ctx::{conn, Ctx};
 use crate::error::Reject;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -31,7 +31,11 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     peer.options.total_connection_timeout = peer.options.connection_timeout;
     // A tunnel has no end of the exchange; until it is one, the client's connection has the clock.
     if !session.is_upgrade_req() {
-        peer.options.read_timeout = within(peer.options.read_timeout);
+        match (conn(session).filter(|c| c.body_done()), peer.options.read_timeout.take()) {
+            // The connection has a timer already; the engine would start one for each read.
+            (Some(conn), Some(patience)) => conn.bear_silence(patience),
+            (_, patience) => peer.options.read_timeout = within(patience),
+        }
         // While the upstream takes nothing the engine waits for it alone and sees no deadline of the client's connection.
         peer.options.write_timeout = within(peer.options.write_timeout);
     }

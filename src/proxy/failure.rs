@@ -202,6 +202,7 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
         Some(Fault::SlowBody) => return Reject::SlowBody,
         Some(Fault::StalledWrite | Fault::Unneeded) => return Reject::ClientGone,
         Some(Fault::Chunk(why)) => return Reject::Chunk(why),
+        Some(Fault::SilentUpstream) => return Reject::UpstreamTimeout,
         None => {}
     }
     use ErrorType as T;
@@ -281,10 +282,14 @@ async fn send(session: &mut Session, ctx: &Ctx, reject: &Reject) -> Result<()> {
     super::response::close_when_leaving(session);
     let problem = problem(reject);
     let body = problem.json(ctx.id.to_str().unwrap_or_default());
-    let mut head = ResponseHeader::build(problem.status, Some(7))?;
+    let mut head = ResponseHeader::build(problem.status, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
-    head.insert_header("X-Request-Id", ctx.id.clone())?;
+    match conn(session) {
+        // In place of those of an answer that came to nothing.
+        Some(conn) => conn.set_response_fields(|out| super::response::write_id(ctx, out)),
+        None => head.insert_header("X-Request-Id", ctx.id.clone())?,
+    }
     if let Some(allow) = allow(reject, problem.status) {
         head.insert_header(header::ALLOW, allow)?;
     }

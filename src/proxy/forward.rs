@@ -2,44 +2,108 @@
 //! §7.6.1), so what a client nominates in `Connection` cannot take away what is added here.
 
 use super::ctx::{conn, Ctx};
-use super::request::target;
+use super::request::{nothing, target};
 use crate::base::client::entry_address;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::rewrite::Rewrite;
 use crate::policy::Forward;
 use crate::wire::facts::Facts;
 use http::header::{self, HeaderName, HeaderValue};
-use http::Version;
+use http::request::Parts;
+use http::{HeaderMap, Version};
 use pingora::http::RequestHeader;
 use pingora::{ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
-const X_FORWARDED_FOR: &str = "X-Forwarded-For";
-const X_FORWARDED_PROTO: &str = "X-Forwarded-Proto";
-const X_FORWARDED_HOST: &str = "X-Forwarded-Host";
-const X_FORWARDED_PORT: &str = "X-Forwarded-Port";
+/// A field that the gateway writes, in both of its spellings.
+struct Name {
+    spelt: &'static str,
+    name: HeaderName,
+}
+
+const fn name(spelt: &'static str, lower: &'static str) -> Name {
+    Name { spelt, name: HeaderName::from_static(lower) }
+}
+
+const FORWARDED: Name = name("Forwarded", "forwarded");
+const VIA: Name = name("Via", "via");
+const X_REQUEST_ID: Name = name("X-Request-Id", "x-request-id");
+const X_FORWARDED_FOR: Name = name("X-Forwarded-For", "x-forwarded-for");
+const X_FORWARDED_PROTO: Name = name("X-Forwarded-Proto", "x-forwarded-proto");
+const X_FORWARDED_HOST: Name = name("X-Forwarded-Host", "x-forwarded-host");
+const X_FORWARDED_PORT: Name = name("X-Forwarded-Port", "x-forwarded-port");
+
+/// How many these are.
+const NAMES: usize = 7;
+
+/// The fields of a request that goes upstream: the engine's two maps, of values and of spellings, or the first alone.
+trait Fields {
+    fn map(&self) -> &HeaderMap;
+    /// Puts a value in place of all others of its field.
+    fn put(&mut self, name: Name, value: HeaderValue) -> Result<()>;
+    fn remove(&mut self, name: &HeaderName);
+}
+
+impl Fields for RequestHeader {
+    fn map(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    fn put(&mut self, name: Name, value: HeaderValue) -> Result<()> {
+        self.insert_header(name.spelt, value)
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        self.remove_header(name);
+    }
+}
+
+impl Fields for HeaderMap {
+    fn map(&self) -> &HeaderMap {
+        self
+    }
+
+    fn put(&mut self, name: Name, value: HeaderValue) -> Result<()> {
+        let put = self.try_insert(name.name, value);
+        put.map(|_| ()).or_err(ErrorType::InvalidHTTPHeader, "too many fields")
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        HeaderMap::remove(self, name);
+    }
+}
 
 /// Writes the gateway's fields and the route's changes into the upstream's request.
 pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
-    drop_spoofed(request, ctx.peer_trusted);
-    identify_client(conn(session).map(|c| &c.facts), request)?;
-    request.insert_header("X-Request-Id", ctx.id.clone())?;
-    via(session.req_header().version, request)?;
+    if request.has_case() {
+        add_own(session, request, ctx)?;
+    } else {
+        let mut parts = Parts::from(std::mem::replace(request, nothing()));
+        parts.headers.reserve(NAMES);
+        let added = add_own(session, &mut parts.headers, ctx);
+        *request = parts.into();
+        added?;
+    }
     ctx.route().chain.forward().iter().try_for_each(|policy| match policy {
         Forward::Rewrite(change) => rewrite(request, change),
         Forward::Headers(edits) => edit(request, edits),
     })
 }
 
+fn add_own(session: &Session, fields: &mut impl Fields, ctx: &Ctx) -> Result<()> {
+    drop_spoofed(fields, ctx.peer_trusted);
+    identify_client(conn(session).map(|c| &c.facts), fields, ctx.peer_trusted)?;
+    fields.put(X_REQUEST_ID, ctx.id.clone())?;
+    via(session.req_header().version, fields)
+}
+
 /// Removes what only a trusted proxy may say, and from everyone the spellings with `_` that no proxy writes and some
 /// servers fold to these names.
-fn drop_spoofed(request: &mut RequestHeader, trusted: bool) {
+fn drop_spoofed(fields: &mut impl Fields, trusted: bool) {
     let spoofed =
         |name: &&HeaderName| is_forwarding(name.as_str()) && (!trusted || name.as_str().contains('_'));
-    let spoofed: Vec<HeaderName> = request.headers.keys().filter(spoofed).cloned().collect();
-    for name in &spoofed {
-        request.remove_header(name);
-    }
+    let spoofed: Vec<HeaderName> = fields.map().keys().filter(spoofed).cloned().collect();
+    spoofed.iter().for_each(|name| fields.remove(name));
 }
 
 /// Names that say who the client is or how it came, `_` taken for `-` as CGI-like servers do.
@@ -63,12 +127,15 @@ fn is_forwarding(name: &str) -> bool {
 }
 
 /// `X-Forwarded-*`: appended to what a trusted proxy says, else written anew; `Forwarded` (RFC 7239) from them.
-fn identify_client(facts: Option<&Facts>, request: &mut RequestHeader) -> Result<()> {
-    let host = request.headers.get(header::HOST).filter(|host| !host.is_empty()).cloned();
+///
+/// Without trust there is nothing left to look for: [`drop_spoofed`] was here.
+fn identify_client(facts: Option<&Facts>, fields: &mut impl Fields, trusted: bool) -> Result<()> {
+    let host = fields.map().get(header::HOST).filter(|host| !host.is_empty()).cloned();
     // `Forwarded` follows from the chain that is believed. Appending to a received one would trust it too, and
     // many proxies write X-Forwarded-For alone and pass their client's `Forwarded` through.
+    let received = trusted.then(|| fields.map().get_all(X_FORWARDED_FOR.name)).into_iter().flatten();
     let mut forwarded = Vec::with_capacity(96);
-    for hop in request.headers.get_all(X_FORWARDED_FOR) {
+    for hop in received {
         for entry in String::from_utf8_lossy(hop.as_bytes()).split(',') {
             let node =
                 entry_address(entry.trim()).map_or_else(|| "unknown".to_owned(), crate::base::client::node);
@@ -76,8 +143,8 @@ fn identify_client(facts: Option<&Facts>, request: &mut RequestHeader) -> Result
         }
     }
     if let Some(peer) = facts.and_then(|f| f.peer.as_ref()) {
-        let chain = joined(request, X_FORWARDED_FOR, peer)?;
-        request.insert_header(X_FORWARDED_FOR, chain)?;
+        let chain = if trusted { joined(fields.map(), &X_FORWARDED_FOR.name, peer)? } else { peer.clone() };
+        fields.put(X_FORWARDED_FOR, chain)?;
     }
     forwarded.extend_from_slice(b"for=");
     forwarded.extend_from_slice(facts.map_or(b"unknown", |f| f.node.as_bytes()));
@@ -90,26 +157,28 @@ fn identify_client(facts: Option<&Facts>, request: &mut RequestHeader) -> Result
         forwarded.extend_from_slice(host.as_bytes());
         forwarded.extend_from_slice(after);
     }
-    request.insert_header("Forwarded", value(forwarded)?)?;
-    insert_absent(request, X_FORWARDED_PROTO, Some(&HeaderValue::from_static("http")))?;
-    insert_absent(request, X_FORWARDED_HOST, host.as_ref())?;
-    insert_absent(request, X_FORWARDED_PORT, facts.and_then(|f| f.local_port.as_ref()))
-}
-
-fn insert_absent(request: &mut RequestHeader, name: &'static str, value: Option<&HeaderValue>) -> Result<()> {
-    match value {
-        Some(value) if !request.headers.contains_key(name) => request.insert_header(name, value.clone()),
-        _ => Ok(()),
+    fields.put(FORWARDED, value(forwarded)?)?;
+    let told = [
+        (X_FORWARDED_PROTO, Some(HeaderValue::from_static("http"))),
+        (X_FORWARDED_HOST, host),
+        (X_FORWARDED_PORT, facts.and_then(|f| f.local_port.clone())),
+    ];
+    for (name, value) in told {
+        let Some(value) = value else { continue };
+        if !trusted || !fields.map().contains_key(&name.name) {
+            fields.put(name, value)?;
+        }
     }
+    Ok(())
 }
 
 /// All values of a field, byte for byte, and one more, as one list.
-fn joined(request: &RequestHeader, name: &str, last: &HeaderValue) -> Result<HeaderValue> {
-    if !request.headers.contains_key(name) {
+fn joined(fields: &HeaderMap, name: &HeaderName, last: &HeaderValue) -> Result<HeaderValue> {
+    if !fields.contains_key(name) {
         return Ok(last.clone());
     }
     let mut list = Vec::new();
-    for value in request.headers.get_all(name) {
+    for value in fields.get_all(name) {
         list.extend_from_slice(value.as_bytes());
         list.extend_from_slice(b", ");
     }
@@ -122,10 +191,10 @@ fn value(bytes: Vec<u8>) -> Result<HeaderValue> {
 }
 
 /// RFC 9110 §7.6.3: a gateway names itself in each request it forwards, with the version that came in.
-fn via(received: Version, request: &mut RequestHeader) -> Result<()> {
+fn via(received: Version, fields: &mut impl Fields) -> Result<()> {
     let own = if received == Version::HTTP_10 { "1.0 portcullis" } else { "1.1 portcullis" };
-    let list = joined(request, "Via", &HeaderValue::from_static(own))?;
-    request.insert_header("Via", list)
+    let list = joined(fields.map(), &VIA.name, &HeaderValue::from_static(own))?;
+    fields.put(VIA, list)
 }
 
 fn rewrite(request: &mut RequestHeader, change: &Rewrite) -> Result<()> {

@@ -8,7 +8,9 @@ use crate::error::Reject;
 use crate::gateway::Action;
 use crate::router::Outcome;
 use crate::upstream::balance::HashOn;
+use crate::wire::conn::Conn;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{header, Version};
 use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, Result};
@@ -27,6 +29,9 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
         spare_http10(session);
     }
     normalise(session.req_header_mut())?;
+    if conn(session).is_some_and(Conn::is_plain) {
+        forget_spelling(session.req_header_mut());
+    }
     find_route(session, ctx)?;
     admit(session, ctx)?;
     let route = Arc::clone(ctx.route.as_ref().expect("just found"));
@@ -123,6 +128,18 @@ fn normalise(request: &mut RequestHeader) -> Result<(), Reject> {
         target.extend_from_slice(query);
     }
     request.set_raw_path(&target).map_err(|_| Reject::Malformed)
+}
+
+/// Drops the engine's second map, of names as they were spelt, where the first one tells it: it would be cloned for each
+/// attempt and written to with each field. The target is in origin form by now, which the URI has whole.
+fn forget_spelling(request: &mut RequestHeader) {
+    let parts = Parts::from(std::mem::replace(request, nothing()));
+    *request = parts.into();
+}
+
+/// Something to leave behind while a request is taken apart.
+pub(super) fn nothing() -> RequestHeader {
+    http::Request::new(()).into_parts().0.into()
 }
 
 fn find_route(session: &Session, ctx: &mut Ctx) -> Result<(), Reject> {

@@ -4,6 +4,7 @@ use super::ctx::{conn, Ctx};
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
+use crate::policy::OWN_FIELDS;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::Version;
@@ -11,6 +12,7 @@ use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Takes from an upstream's response what belongs to its connection alone (RFC 9110 §7.6.1), and notes that it came.
 ///
@@ -22,6 +24,9 @@ pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut 
         if let Some(conn) = conn(session) {
             conn.expect_body();
         }
+    }
+    if let Some(conn) = conn(session) {
+        conn.end_silence();
     }
     if response.status == 101 {
         if !session.is_upgrade_req() {
@@ -58,10 +63,34 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     if !has_body(session, response) {
         body(session, true);
     }
-    response.insert_header("X-Request-Id", ctx.id.clone())?;
-    // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).
-    response.append_header("Server-Timing", server_timing(ctx))?;
-    ctx.route().chain.respond().iter().try_for_each(|edits| edit(response, edits))
+    let [request_id, server_timing] = OWN_FIELDS;
+    response.remove_header(&request_id);
+    let chain = &ctx.route().chain;
+    let at_the_wire = conn(session).filter(|_| chain.own_fields_stay());
+    if at_the_wire.is_none() {
+        response.insert_header("X-Request-Id", ctx.id.clone())?;
+        // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).
+        let mut timing = Vec::new();
+        write_timing(ctx, &mut timing);
+        response.append_header(server_timing, timing)?;
+    }
+    chain.respond().iter().try_for_each(|edits| edit(response, edits))?;
+    if let Some(conn) = at_the_wire {
+        conn.set_response_fields(|out| {
+            write_id(ctx, out);
+            out.extend_from_slice(b"Server-Timing: ");
+            write_timing(ctx, out);
+            out.extend_from_slice(b"\r\n");
+        });
+    }
+    Ok(())
+}
+
+/// The field that tells the client the id of its request.
+pub(super) fn write_id(ctx: &Ctx, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"X-Request-Id: ");
+    out.extend_from_slice(ctx.id.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Whether content follows this head (RFC 9110 §6.4.1).
@@ -74,7 +103,9 @@ fn has_body(session: &Session, response: &ResponseHeader) -> bool {
 
 /// A piece of the body has come; with the last one the answer is complete, even if the request's body is not.
 pub(super) fn body(session: &Session, end: bool) {
-    if let Some(conn) = conn(session).filter(|_| end) {
+    let Some(conn) = conn(session) else { return };
+    conn.end_silence();
+    if end {
         conn.answered();
     }
 }
@@ -88,39 +119,57 @@ pub(super) fn close_when_leaving(session: &mut Session) {
 }
 
 /// How long the gateway and how long the upstream took so far, in milliseconds (W3C Server Timing).
-fn server_timing(ctx: &Ctx) -> String {
-    let upstream = if ctx.attempts > 0 { ctx.attempt_started.elapsed() } else { Duration::ZERO };
-    let gateway = ctx.started.elapsed().saturating_sub(upstream);
-    // Whole and thousandth milliseconds by hand: formatting floating-point numbers costs several times as much.
-    let parts = |d: Duration| (d.as_micros() / 1_000, d.as_micros() % 1_000);
-    let (whole, rest) = parts(gateway);
-    if ctx.attempts == 0 {
-        return format!("gateway;dur={whole}.{rest:03}");
+fn write_timing(ctx: &Ctx, out: &mut Vec<u8>) {
+    let now = Instant::now();
+    let upstream = if ctx.attempts > 0 { now - ctx.attempt_started } else { Duration::ZERO };
+    out.extend_from_slice(b"gateway;dur=");
+    write_millis((now - ctx.started).saturating_sub(upstream), out);
+    if ctx.attempts > 0 {
+        out.extend_from_slice(b", upstream;dur=");
+        write_millis(upstream, out);
     }
-    let (upstream, fraction) = parts(upstream);
-    format!("gateway;dur={whole}.{rest:03}, upstream;dur={upstream}.{fraction:03}")
+}
+
+/// Whole milliseconds and three digits of their fraction; formatting a floating-point number costs ten times as much.
+fn write_millis(duration: Duration, out: &mut Vec<u8>) {
+    let micros = duration.as_micros().min(u128::from(u64::MAX)) as u64;
+    let (mut whole, fraction) = (micros / 1_000, micros % 1_000);
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (whole % 10) as u8;
+        whole /= 10;
+        if whole == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(&[
+        b'.',
+        b'0' + (fraction / 100) as u8,
+        b'0' + (fraction / 10 % 10) as u8,
+        b'0' + (fraction % 10) as u8,
+    ]);
 }
 
 fn remove_hop_by_hop(response: &mut ResponseHeader) {
-    const NAMES: [HeaderName; 6] = [
-        header::CONNECTION,
-        header::UPGRADE,
-        header::TE,
-        header::TRAILER, // HTTP/1.1 trailers are not passed on (RFC 9110 §6.5.1 lets a gateway drop them)
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-    ];
-    let nominated: Vec<HeaderName> = response
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|v| v.as_bytes().split(|b| *b == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+    let is_hops_own = |name: &HeaderName| {
+        // HTTP/1.1 trailers are not passed on (RFC 9110 §6.5.1 lets a gateway drop them).
+        const NAMES: [HeaderName; 4] = [header::CONNECTION, header::UPGRADE, header::TE, header::TRAILER];
+        NAMES.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+    };
+    let mut own: Vec<HeaderName> =
+        response.headers.keys().filter(|name| is_hops_own(name)).cloned().collect();
+    if own.contains(&header::CONNECTION) {
+        let fields = response.headers.get_all(header::CONNECTION).iter();
+        let tokens = fields.flat_map(|v| v.as_bytes().split(|b| *b == b','));
+        own.extend(tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()));
         // These frame the message: an upstream that nominates them would unframe it.
-        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING)
-        .collect();
-    for name in nominated.iter().chain(&NAMES) {
-        response.remove_header(name);
+        own.retain(|name| *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING);
+    }
+    for name in own {
+        response.remove_header(&name);
     }
 }
 
@@ -200,5 +249,22 @@ impl Answer {
             session.write_response_body(Some(body), true).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_have_three_places() {
+        for (micros, text) in
+            [(0, "0.000"), (1, "0.001"), (999, "0.999"), (1_000, "1.000"), (1_234_567, "1234.567")]
+        {
+            let mut out = Vec::new();
+            write_millis(Duration::from_micros(micros), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+        write_millis(Duration::MAX, &mut Vec::new());
     }
 }

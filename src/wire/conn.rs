@@ -14,8 +14,10 @@ use super::clock::Clock;
 use super::facts::Facts;
 use super::head::{self, Framing, Head, HeadError, HeadLimits, HeadState};
 use super::linger::{linger, Farewell};
+use super::out::Out;
 pub use super::outcome::{Fault, NoHead, Pace};
 use super::socket::Socket;
+use super::wait::{BodyWait, Silence};
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -37,14 +39,10 @@ use tokio::time::Instant;
 
 /// Room for a usual head; grows with larger ones up to the limit.
 const READ_BUFFER: usize = 4096;
-/// Head and small body leave in one segment; what is larger goes out directly.
-const WRITE_BUFFER: usize = 8192;
 /// After this a waiting connection gives its buffers back.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 /// How much of what follows a request is read ahead while its answer is made, so that the client's going is seen.
 const READ_AHEAD: usize = 16 << 10;
-/// How long a body may still pause once the answer to it is complete.
-const ANSWERED_PAUSE: Duration = Duration::from_secs(1);
 /// Empty lines that are passed over between requests (RFC 9112 §2.2).
 const EMPTY_LINES: usize = 4;
 
@@ -62,8 +60,10 @@ pub struct Conn {
     /// Read from the socket, not yet given out.
     ahead: BytesMut,
     /// Written by the engine, not yet on its way.
-    out: Vec<u8>,
+    out: Out,
     body: Body,
+    /// The present request's field names need no record of their spelling.
+    plain: bool,
     /// Another protocol since a 101: bytes pass both ways untouched.
     tunnel: AtomicBool,
     clock: Clock,
@@ -72,6 +72,7 @@ pub struct Conn {
     deadline: AtomicU64,
     opened: Instant,
     wait: BodyWait,
+    silence: Silence,
     write_since: Option<Instant>,
     fault: Option<Fault>,
     /// The client's address; none on a Unix socket.
@@ -91,16 +92,6 @@ pub struct Conn {
     ticket: Arc<dyn Send + Sync>,
 }
 
-/// How long the client has let us wait for its body.
-#[derive(Debug, Default)]
-struct BodyWait {
-    since: Option<Instant>,
-    waited: Duration,
-    received: u64,
-    /// The client waits for our 100 first: its clock has not started.
-    held: AtomicBool,
-}
-
 impl Conn {
     /// Takes over an accepted socket. `ticket` is dropped when the connection is closed.
     pub fn new(
@@ -114,14 +105,16 @@ impl Conn {
         Conn {
             socket: Some(socket),
             ahead: BytesMut::new(),
-            out: Vec::new(),
+            out: Out::default(),
             body: Body::Done,
+            plain: false,
             tunnel: AtomicBool::new(false),
             clock: Clock::default(),
             pace,
             deadline: AtomicU64::new(0),
             opened: Instant::now(),
             wait: BodyWait::default(),
+            silence: Silence::default(),
             write_since: None,
             fault: None,
             peer,
@@ -145,8 +138,8 @@ impl Conn {
         if !self.ahead.is_empty() {
             return true;
         }
-        let deadline = Instant::now() + patience;
-        for until in [deadline.min(Instant::now() + PARK_AFTER), deadline] {
+        let now = Instant::now();
+        for until in [now + patience.min(PARK_AFTER), now + patience] {
             match poll_fn(|cx| self.poll_first_bytes(cx, until)).await {
                 Some(n) => return n > 0,
                 None => self.park(),
@@ -234,6 +227,17 @@ impl Conn {
         self.deadline.store(millis.max(1), Ordering::Relaxed);
     }
 
+    /// An upstream is waited for that has the whole request: a read fails with [`Fault::SilentUpstream`] once nothing has
+    /// come from it in so long a time.
+    pub fn bear_silence(&self, patience: Duration) {
+        self.silence.bear(patience);
+    }
+
+    /// The upstream has sent something.
+    pub fn end_silence(&self) {
+        self.silence.end_it();
+    }
+
     /// Another protocol takes over (RFC 9110 §7.8): no framing, no deadline.
     pub fn become_tunnel(&self) {
         self.tunnel.store(true, Ordering::Relaxed);
@@ -242,7 +246,7 @@ impl Conn {
 
     /// The client has its 100, or a final answer in its place: from now on its body must come, or end.
     pub fn expect_body(&self) {
-        self.wait.held.store(false, Ordering::Relaxed);
+        self.wait.release();
     }
 
     /// Whether the next answer is the last on this connection, because the process is leaving.
@@ -259,6 +263,17 @@ impl Conn {
     /// client was waiting for a 100 that it now will not get.
     pub fn answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets `write` put down field lines, each with its CRLF, for the head of the response that comes next, in place of
+    /// any that were put down before. They must be sound fields (RFC 9110 §5.5): nothing looks at them again.
+    pub fn set_response_fields(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.out.set_fields(write);
+    }
+
+    /// Whether the names of the present request's fields go out as they came in without a record of their spelling.
+    pub fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// Whether the whole body of the present request has come.
@@ -284,7 +299,7 @@ impl Conn {
     }
 
     fn park(&mut self) {
-        self.out = Vec::new();
+        self.out = Out::default();
         self.ahead = BytesMut::new();
     }
 
@@ -311,10 +326,13 @@ impl Conn {
             Framing::Length(bytes) => Body::Length(bytes),
             Framing::Chunked => Body::Chunked(ChunkScanner::new()),
         };
-        self.wait = BodyWait { held: head.expect_continue.into(), ..BodyWait::default() };
+        self.plain = head.plain;
+        self.wait = BodyWait::new(head.expect_continue);
+        self.silence.stop();
         self.deadline.store(0, Ordering::Relaxed);
         self.fault = None;
         self.answered.store(false, Ordering::Relaxed);
+        self.out.drop_fields();
         self.empty_lines = 0;
         (head, bytes)
     }
@@ -334,24 +352,14 @@ impl Conn {
         }
     }
 
-    /// When the clients' body would be too slow, if it is being waited for.
+    /// When the client's body would be too slow, if it is being waited for.
     fn body_end(&mut self) -> Option<Instant> {
-        if self.answered.load(Ordering::Relaxed) && !self.body_done() {
-            let pause = if self.wait.held.load(Ordering::Relaxed) { Duration::ZERO } else { ANSWERED_PAUSE };
-            return Some(*self.wait.since.get_or_insert_with(Instant::now) + pause);
+        match self.body {
+            Body::Done => None,
+            _ if self.answered.load(Ordering::Relaxed) => Some(self.wait.end_unneeded()),
+            _ if self.tunnel.load(Ordering::Relaxed) => None,
+            _ => self.wait.end(&self.pace),
         }
-        if matches!(self.body, Body::Done)
-            || self.wait.held.load(Ordering::Relaxed)
-            || self.tunnel.load(Ordering::Relaxed)
-        {
-            return None;
-        }
-        let now = Instant::now();
-        let since = *self.wait.since.get_or_insert(now);
-        let earned =
-            Duration::from_micros(self.wait.received.saturating_mul(1_000_000) / self.pace.body_rate.max(1));
-        let allowed = self.pace.body_grace.saturating_add(earned.min(Duration::from_secs(3600)));
-        Some(since + allowed.saturating_sub(self.wait.waited))
     }
 
     /// A read has to wait: fails when a deadline is over. What was written until now goes on its way, because the
@@ -360,15 +368,19 @@ impl Conn {
         if let Poll::Ready(Err(e)) = self.poll_drain(cx) {
             return Poll::Ready(Err(e));
         }
-        let (exchange, body) = (self.exchange_end(), self.body_end());
-        let Some(until) = exchange.into_iter().chain(body).min() else { return Poll::Pending };
+        let (exchange, body, upstream) = (self.exchange_end(), self.body_end(), self.silence.end());
+        let Some(until) = [exchange, body, upstream].into_iter().flatten().min() else {
+            return Poll::Pending;
+        };
         if !self.clock.is_over(cx, until) {
             return Poll::Pending;
         }
-        let fault = match exchange == Some(until) {
-            true => Fault::ExchangeTimeout,
-            false if self.answered.load(Ordering::Relaxed) => Fault::Unneeded,
-            false => Fault::SlowBody,
+        let is_first = |end| end == Some(until);
+        let fault = match () {
+            () if is_first(exchange) => Fault::ExchangeTimeout,
+            () if is_first(body) && self.answered.load(Ordering::Relaxed) => Fault::Unneeded,
+            () if is_first(body) => Fault::SlowBody,
+            () => Fault::SilentUpstream,
         };
         Poll::Ready(Err(self.fail(fault)))
     }
@@ -387,11 +399,7 @@ impl Conn {
 
     /// Bytes of the body have arrived in `bytes`: how many of them belong to it?
     fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(since) = self.wait.since.take() {
-            self.wait.waited += since.elapsed();
-        }
-        self.wait.received += bytes.len() as u64;
-        *self.wait.held.get_mut() = false;
+        self.wait.received(bytes.len());
         match &mut self.body {
             Body::Done => Ok(0),
             Body::Length(left) => {
@@ -440,13 +448,13 @@ impl Conn {
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.out.is_empty() {
+        while !self.out.waiting().is_empty() {
             let socket = self.socket.as_mut().expect("the socket is only taken by drop");
-            match Pin::new(socket).poll_write(cx, &self.out) {
+            match Pin::new(socket).poll_write(cx, self.out.waiting()) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     self.write_since = None;
-                    self.out.drain(..n);
+                    self.out.sent(n);
                 }
                 Poll::Ready(Err(e)) => {
                     self.gone = true;
@@ -500,15 +508,13 @@ impl AsyncRead for Conn {
 impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.out.len() + buf.len() <= WRITE_BUFFER {
-            this.out.extend_from_slice(buf);
-            return Poll::Ready(Ok(buf.len()));
+        if let Some(taken) = this.out.take(buf)? {
+            return Poll::Ready(Ok(taken));
         }
-        // What waits and what is large leave together, in one system call and no small segment of its own.
         loop {
             let socket = this.socket.as_mut().expect("the socket is only taken by drop");
-            let both = [io::IoSlice::new(&this.out), io::IoSlice::new(buf)];
-            let from = usize::from(this.out.is_empty());
+            let both = this.out.before(buf);
+            let from = usize::from(this.out.waiting().is_empty());
             let written = match Pin::new(socket).poll_write_vectored(cx, &both[from..]) {
                 Poll::Pending => return this.wait_to_write(cx).map(Err),
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
@@ -519,10 +525,9 @@ impl AsyncWrite for Conn {
                 }
             };
             this.write_since = None;
-            let waiting = this.out.len().min(written);
-            this.out.drain(..waiting);
-            if written > waiting {
-                return Poll::Ready(Ok(written - waiting));
+            let of_these = this.out.sent(written);
+            if of_these > 0 {
+                return Poll::Ready(Ok(of_these));
             }
         }
     }

@@ -49,6 +49,8 @@ pub struct Head {
     pub expect_continue: bool,
     /// HTTP/1.0, not 1.1.
     pub http10: bool,
+    /// The spelling of the field names can be told from the names, see [`tells_spelling`].
+    pub plain: bool,
     /// Where the method is.
     pub method: Range<usize>,
     /// Where the request target is, as sent.
@@ -182,6 +184,7 @@ fn parse(buf: &[u8], skip: usize, limits: &HeadLimits) -> Result<Option<Head>, H
     head.len = at + 2;
     head.framing = fields.framing(head.http10)?;
     head.expect_continue = fields.expect_continue;
+    head.plain = !fields.spelt;
     head.host = fields.host(&window[head.target.clone()], window, head.http10)?;
     Ok(Some(head))
 }
@@ -223,6 +226,7 @@ fn request_line(line: &[u8], skip: usize, limits: &HeadLimits) -> Result<Head, H
         framing: Framing::None,
         expect_continue: false,
         http10,
+        plain: true,
         method: skip..start - 1,
         target: start..start + target.len(),
         host: None,
@@ -257,6 +261,8 @@ struct Fields {
     length: Option<u64>,
     coding: Option<Coding>,
     expect_continue: bool,
+    /// At least one name has a spelling of its own.
+    spelt: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -285,6 +291,7 @@ impl Fields {
         if !is_field_value(value) {
             return Err(blame(value, HeadError::FieldValue));
         }
+        self.spelt |= !tells_spelling(name);
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
                 let start = line.end - trim_start(value).len();
@@ -357,6 +364,15 @@ fn field_name(line: &[u8]) -> Result<usize, HeadError> {
         Some(b' ' | b'\t') if trim_start(&line[end..]).starts_with(b":") => Err(HeadError::SpaceBeforeColon),
         _ => Err(blame(line, HeadError::FieldName)),
     }
+}
+
+/// Whether the engine, which knows names in lower case, writes this one as it came without having been told how: it
+/// capitalises a few and leaves the others in lower case.
+fn tells_spelling(name: &[u8]) -> bool {
+    const CAPITALISED: [&[u8]; 6] =
+        [b"Host", b"Connection", b"Content-Length", b"Content-Type", b"Transfer-Encoding", b"Cache-Control"];
+    !name.iter().any(u8::is_ascii_uppercase)
+        || CAPITALISED.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Whether a field is the one named, which is as long. With underscores for hyphens it is refused: CGI

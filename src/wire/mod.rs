@@ -12,6 +12,8 @@ pub mod conn;
 pub mod facts;
 pub mod head;
 pub mod linger;
+mod out;
 pub mod outcome;
 pub mod refusal;
 pub mod socket;
+mod wait;

@@ -12,6 +12,8 @@ pub enum Fault {
     SlowBody,
     /// The body paused after the answer to it was complete.
     Unneeded,
+    /// The upstream sent nothing for too long.
+    SilentUpstream,
     /// The client took no byte for too long.
     StalledWrite,
     /// The chunked coding was broken; the sentence says how.
