@@ -1,6 +1,6 @@
 //! A proxy that is Pingora and nothing else: what it costs is what Portcullis stands on, the distance is our own.
 //!
-//! `bare LISTEN ORIGIN THREADS`, such as `bare 127.0.0.1:7004 127.0.0.1:7001 1`.
+//! `bare [no-stealing] LISTEN ORIGIN THREADS`, such as `bare 127.0.0.1:7004 127.0.0.1:7001 1`.
 
 use async_trait::async_trait;
 use pingora::prelude::{HttpPeer, Result};
@@ -8,6 +8,10 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::Server;
 use pingora_proxy::{http_proxy_service, ProxyHttp, Session};
 use std::net::SocketAddr;
+
+// As in src/main.rs: the distance is to the best that Pingora can be.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 struct Bare(HttpPeer);
 
@@ -23,11 +27,14 @@ impl ProxyHttp for Bare {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let work_stealing = arguments.first().is_none_or(|first| first != "no-stealing");
+    arguments.retain(|a| a != "no-stealing");
     // `cargo bench` and `cargo test` start every bench target without arguments.
     let [listen, origin, threads] = &arguments[..] else { return };
     let threads = threads.parse().expect("a number of threads");
-    let conf = ServerConf { threads, upstream_keepalive_pool_size: 1024, ..ServerConf::default() };
+    let conf =
+        ServerConf { threads, work_stealing, upstream_keepalive_pool_size: 8192, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     let origin: SocketAddr = origin.parse().expect("the origin's address");
     let peer = HttpPeer::new(origin, false, String::new());

@@ -92,8 +92,8 @@ pub struct Route {
     pub name: Arc<str>,
     /// What it does.
     pub action: Action,
-    /// Its policies, by phase.
-    pub chain: Chain,
+    /// Its policies, by phase; one chain for all routes that have the same, so that it stays in the processor's caches.
+    pub chain: Arc<Chain>,
     /// For the whole exchange.
     pub timeout: Duration,
     /// When another target is tried.
@@ -105,9 +105,9 @@ pub enum Action {
     /// Passes it to an upstream.
     Forward(Split),
     /// Sends the client elsewhere.
-    Redirect(Redirect),
+    Redirect(Box<Redirect>),
     /// Answers itself.
-    Respond(Respond),
+    Respond(Box<Respond>),
 }
 
 /// When another attempt is made (RFC 9110 §9.2.2: never for what may have been processed and is not idempotent).
@@ -121,28 +121,39 @@ pub struct Retry {
     pub reset: bool,
 }
 
-/// Upstreams by weight.
-pub struct Split {
-    choices: Box<[(usize, Arc<Upstream>)]>,
-    total: usize,
+/// Upstreams by weight. One alone, as most routes have, stands in the route itself.
+pub enum Split {
+    /// This one.
+    One(Arc<Upstream>),
+    /// These with their weights, and the sum of them.
+    Many(Box<[(usize, Arc<Upstream>)]>, usize),
 }
 
 impl Split {
     /// Upstreams with their weights, of which at least one is not zero.
-    pub fn new(choices: Vec<(usize, Arc<Upstream>)>) -> Self {
+    pub fn new(mut choices: Vec<(usize, Arc<Upstream>)>) -> Self {
+        if choices.len() == 1 {
+            return Split::One(choices.remove(0).1);
+        }
         let total = choices.iter().map(|(weight, _)| weight).sum();
-        Split { choices: choices.into(), total }
+        Split::Many(choices.into(), total)
     }
 
     /// One of them, by chance and weight.
     pub fn choose(&self) -> &Arc<Upstream> {
-        let mut draw = if self.choices.len() > 1 { fastrand::usize(..self.total) } else { 0 };
-        for (weight, upstream) in &self.choices {
-            if draw < *weight {
-                return upstream;
+        match self {
+            Split::One(upstream) => upstream,
+            Split::Many(choices, total) => {
+                let mut draw = fastrand::usize(..*total);
+                let chosen = choices.iter().find(|(weight, _)| match draw.checked_sub(*weight) {
+                    Some(rest) => {
+                        draw = rest;
+                        false
+                    }
+                    None => true,
+                });
+                &chosen.unwrap_or(&choices[0]).1
             }
-            draw -= weight;
         }
-        &self.choices[0].1
     }
 }

@@ -19,7 +19,7 @@ use crate::upstream::peer::Timeouts;
 use crate::upstream::{Spec, Upstream};
 use crate::wire::head::HeadLimits;
 use http::HeaderValue;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +48,7 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
         upstreams.add(spec(upstream));
     }
     let mut names = HashMap::new();
+    let mut chains = Chains::default();
     let count = raw.routes.len();
     let routes: Vec<(Match, Arc<Route>)> = raw
         .routes
@@ -57,7 +58,7 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
             let matching = matching(&route);
             let name = route_name(&route, &matching, &mut names);
             let policies = route.policies.clone().or(&raw.defaults);
-            let chain = chain(&policies, route.rewrite.map(|r| r.value), &matching.path);
+            let chain = chains.share(chain(&policies, route.rewrite.map(|r| r.value), &matching.path));
             let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
             let retry = policies.retry.map_or(DEFAULT_RETRY, |r| Retry {
                 attempts: r.attempts,
@@ -199,8 +200,8 @@ fn limits(raw: &RawLimits) -> Limits {
 
 fn action(raw: At<RawAction>, upstreams: &mut Upstreams<'_>) -> Option<Action> {
     match raw.value {
-        RawAction::Redirect(redirect) => Some(Action::Redirect(redirect)),
-        RawAction::Respond(respond) => Some(Action::Respond(respond)),
+        RawAction::Redirect(redirect) => Some(Action::Redirect(Box::new(redirect))),
+        RawAction::Respond(respond) => Some(Action::Respond(Box::new(respond))),
         RawAction::Upstream(choices) => {
             let choices: Option<Vec<_>> = choices
                 .into_iter()
@@ -245,6 +246,25 @@ impl RawPolicies {
             retry: self.retry.or_else(|| defaults.retry.clone()),
             max_body: self.max_body.or(defaults.max_body),
         }
+    }
+}
+
+/// The chains of the last routes; a file has few different ones, mostly in groups.
+#[derive(Default)]
+struct Chains(VecDeque<Arc<Chain>>);
+
+impl Chains {
+    /// How many are looked through for each route.
+    const MOST: usize = 8;
+
+    fn share(&mut self, chain: Chain) -> Arc<Chain> {
+        if let Some(same) = self.0.iter().find(|known| ***known == chain) {
+            return Arc::clone(same);
+        }
+        let chain = Arc::new(chain);
+        self.0.truncate(Self::MOST - 1);
+        self.0.push_front(Arc::clone(&chain));
+        chain
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Policy {
 }
 
 /// The policies of one route, by phase.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
     admit: Box<[Admit]>,
     forward: Box<[Forward]>,
@@ -47,13 +47,13 @@ pub struct Chain {
 }
 
 /// Policies of the first phase: may this request in?
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Admit {
     MaxBody(MaxBody),
 }
 
 /// Policies of the second phase: what goes upstream?
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Forward {
     /// Path and host.
     Rewrite(Rewrite),

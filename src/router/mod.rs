@@ -59,6 +59,13 @@ pub enum Outcome<'a, T> {
 #[derive(Debug)]
 struct Route<T> {
     found: T,
+    /// None when the tables hold all of it, as of most: then nothing else of it is read.
+    conditions: Option<Box<Conditions>>,
+}
+
+/// What a request must meet besides host and path.
+#[derive(Debug)]
+struct Conditions {
     methods: Vec<Method>,
     headers: Vec<(HeaderName, ValueMatch)>,
     query: Vec<(String, ValueMatch)>,
@@ -82,8 +89,8 @@ impl<T> Router<T> {
             })
             .collect();
         let rank = |&id: &RouteId| {
-            let route = &routes[id as usize];
-            matcher::rank(&route.methods, &route.headers, &route.query, id as usize)
+            let (methods, headers, query) = routes[id as usize].counted();
+            matcher::rank(methods, headers, query, id as usize)
         };
         hosts.all_mut().for_each(|paths| paths.seal(rank));
         Self { hosts, routes }
@@ -119,7 +126,7 @@ impl<T> Router<T> {
         let mut allow: Vec<&str> = self
             .candidates(req)
             .filter(|route| route.takes_rest(req))
-            .flat_map(|route| route.methods.iter().map(Method::as_str))
+            .flat_map(|route| route.counted().0.iter().map(Method::as_str))
             .collect();
         if allow.is_empty() {
             return Outcome::NotFound;
@@ -132,27 +139,35 @@ impl<T> Router<T> {
 
 impl<T> Route<T> {
     fn new(m: Match, found: T) -> Self {
-        Self {
-            found,
-            methods: m.methods,
-            headers: m.headers,
-            query: m.query,
-            regex: match m.path {
-                PathMatch::Regex(regex) => Some(regex),
-                PathMatch::Prefix(_) | PathMatch::Exact(_) => None,
-            },
-        }
+        let regex = match m.path {
+            PathMatch::Regex(regex) => Some(regex),
+            PathMatch::Prefix(_) | PathMatch::Exact(_) => None,
+        };
+        let conditions = Conditions { methods: m.methods, headers: m.headers, query: m.query, regex };
+        let none = conditions.methods.is_empty()
+            && conditions.headers.is_empty()
+            && conditions.query.is_empty()
+            && conditions.regex.is_none();
+        Self { found, conditions: (!none).then(|| Box::new(conditions)) }
+    }
+
+    /// What precedence counts: methods, fields and query parameters.
+    fn counted(&self) -> (&[Method], &[(HeaderName, ValueMatch)], &[(String, ValueMatch)]) {
+        self.conditions.as_ref().map_or((&[], &[], &[]), |c| (&c.methods, &c.headers, &c.query))
     }
 
     fn takes_method(&self, method: &str) -> bool {
-        self.methods.is_empty() || self.methods.iter().any(|m| m.as_str() == method)
+        let methods = self.counted().0;
+        methods.is_empty() || methods.iter().any(|m| m.as_str() == method)
     }
 
     /// Whether all but the method holds.
     fn takes_rest(&self, req: &Request<'_>) -> bool {
-        predicate::headers_hold(&self.headers, req.headers)
-            && predicate::query_holds(&self.query, req.query)
-            && self.regex.as_ref().is_none_or(|r| r.is_match(req.path))
+        self.conditions.as_ref().is_none_or(|conditions| {
+            predicate::headers_hold(&conditions.headers, req.headers)
+                && predicate::query_holds(&conditions.query, req.query)
+                && conditions.regex.as_ref().is_none_or(|r| r.is_match(req.path))
+        })
     }
 }
 

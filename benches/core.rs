@@ -1,0 +1,122 @@
+//! What the steps of a request cost that no engine has a part in: its head checked, its path normalised, its route
+//! admitting it, a target chosen. How they allocate (most of them do not) is in tests/allocations.rs; a look-up among
+//! many routes is in router.rs.
+
+use bytes::BytesMut;
+use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion, Throughput};
+use portcullis::base::path::normalise;
+use portcullis::base::request::Request;
+use portcullis::config::{self, decode::Secrets};
+use portcullis::error::Reject;
+use portcullis::gateway::{Action, Gateway, Route};
+use portcullis::proxy::{ctx, failure};
+use portcullis::router::Outcome;
+use portcullis::upstream::discover::Resolver;
+use portcullis::upstream::Upstream;
+use portcullis::wire::head::{check, tidy, HeadLimits, HeadState};
+use std::hint::black_box;
+use std::sync::Arc;
+
+const LIMITS: HeadLimits = HeadLimits { target: 8 << 10, size: 32 << 10, fields: 100 };
+/// As wrk sends it, and as a browser does.
+const HEADS: [(&str, &str); 2] = [
+    ("small", "GET /service1/orders HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"),
+    (
+        "browser",
+        "GET /service1/orders?page=2 HTTP/1.1\r\nHost: api.example.com\r\nConnection: keep-alive\r\n\
+         Cache-Control: max-age=0\r\nUpgrade-Insecure-Requests: 1\r\n\
+         User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36\r\n\
+         Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
+         Sec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n\
+         Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-GB,en;q=0.9\r\nCookie: session=0123456789abcdef\r\n\r\n",
+    ),
+];
+
+fn heads(c: &mut Criterion) {
+    let mut group = c.benchmark_group("head");
+    for (name, head) in HEADS {
+        group.throughput(Throughput::Bytes(head.len() as u64));
+        group.bench_with_input(BenchmarkId::new("check", name), head, |b, head| {
+            b.iter(|| check(black_box(head.as_bytes()), 0, &LIMITS));
+        });
+        let HeadState::Complete(checked) = check(head.as_bytes(), 0, &LIMITS) else { panic!("a sound head") };
+        group.bench_with_input(BenchmarkId::new("tidy", name), head, |b, head| {
+            b.iter_batched(
+                || BytesMut::from(head.as_bytes()),
+                |bytes| tidy(bytes, &checked),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn paths(c: &mut Criterion) {
+    for (name, path) in [("as it is", "/service1/orders/42"), ("escaped", "/service1/./a/../%6Frders//42")] {
+        c.bench_function(&format!("path/{name}"), |b| b.iter(|| normalise(black_box(path.as_bytes()))));
+    }
+}
+
+/// A gateway with four targets and a policy of each kind.
+const GATEWAY: &str = "
+listeners: [{address: '127.0.0.1:0'}]
+upstreams:
+  app: {targets: ['127.0.0.1:1', '127.0.0.1:2', {address: '127.0.0.1:3', weight: 2}, '127.0.0.1:4']}
+  sticky: {targets: ['127.0.0.1:1', '127.0.0.1:2'], balance: {consistent_hash: {header: x-user}}}
+routes:
+  - path: /
+    upstream: [{to: app, weight: 9}, {to: sticky, weight: 1}]
+    max_body: 1MiB
+    rewrite: {strip_prefix: true}
+    request_headers: {set: {x-env: prod}, remove: [x-internal]}
+    response_headers: {set: {strict-transport-security: max-age=31536000}}
+";
+
+/// The configuration names no variable and no file.
+struct NoSecrets;
+
+impl Secrets for NoSecrets {
+    fn env(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn file(&self, path: &str) -> Result<String, String> {
+        Err(path.to_owned())
+    }
+}
+
+fn choices(c: &mut Criterion) {
+    let compiled =
+        config::compile("bench", GATEWAY, &NoSecrets).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for upstream in &compiled.gateway.upstreams {
+        runtime.block_on(upstream.prepare(&Resolver::new(None)));
+    }
+    let route = the_route(&compiled.gateway);
+    c.bench_function("chain/admit", |b| b.iter(|| route.chain.admit(black_box(Some(4096)))));
+    let Action::Forward(split) = &route.action else { panic!("it forwards") };
+    c.bench_function("split/choose", |b| b.iter(|| Arc::as_ptr(black_box(split.choose()))));
+    for upstream in &compiled.gateway.upstreams {
+        let select = |upstream: &Upstream| upstream.select(black_box(b"user-1"), &[]).map(|t| t.address);
+        c.bench_function(&format!("upstream/select/{}", upstream.name()), |b| b.iter(|| select(upstream)));
+    }
+}
+
+fn the_route(gateway: &Gateway) -> Arc<Route> {
+    let headers = http::HeaderMap::new();
+    let request = Request { method: "GET", host: "t", path: "/", query: "", headers: &headers };
+    match gateway.router.find(&request) {
+        Outcome::Found(route) => Arc::clone(route),
+        _ => panic!("there is one route for everything"),
+    }
+}
+
+fn answers(c: &mut Criterion) {
+    c.bench_function("request id", |b| b.iter(ctx::new_id));
+    c.bench_function("problem", |b| {
+        b.iter(|| failure::raw_answer(black_box(&Reject::NoRoute), "0123456789abcdef"))
+    });
+}
+
+criterion_group!(benches, heads, paths, choices, answers);
+criterion_main!(benches);

@@ -1,0 +1,130 @@
+//! How often memory is asked for: none of a request's own steps does, and a whole request through the gateway does no more
+//! often than is written down in benches/README.md. `--nocapture` shows the figures.
+//!
+//! One test, because the counter counts the whole process: the gateway runs in it, and its client and its origin, which
+//! allocate nothing once they are connected.
+
+use bytes::BytesMut;
+use portcullis::base::path::normalise;
+use portcullis::base::request::Request;
+use portcullis::config;
+use portcullis::gateway::Action;
+use portcullis::router::Outcome;
+use portcullis::server::listen::Bound;
+use portcullis::server::signals::Signals;
+use portcullis::upstream::discover::Resolver;
+use portcullis::wire::head::{check, tidy, HeadLimits, HeadState};
+use std::borrow::Cow;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+#[global_allocator]
+static COUNTING: dhat::Alloc = dhat::Alloc;
+
+const REQUEST: &[u8] = b"GET /service/orders HTTP/1.1\r\nHost: t\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi";
+const REQUESTS: u64 = 2_000;
+/// For a whole request. What they are for is in benches/README.md; a new one must be worth its line there.
+const MOST: f64 = 84.0;
+
+fn allocations() -> u64 {
+    dhat::HeapStats::get().total_blocks
+}
+
+/// How often `step` allocates at its second run: the first may set something up for ever.
+fn cost_of<T>(mut step: impl FnMut() -> T) -> u64 {
+    drop(step());
+    let before = allocations();
+    let result = step();
+    let after = allocations();
+    drop(result);
+    after - before
+}
+
+#[test]
+fn a_request_allocates_as_often_as_is_written_down() {
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let origin = origin();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let yaml = format!(
+        "listeners: [{{address: \"127.0.0.1:0\"}}]\nthreads: 1\nupstreams: {{app: {{targets: [\"{origin}\"]}}}}\n\
+         routes: [{{path: /service, upstream: app, max_body: 1MiB}}]\n"
+    );
+    std::fs::write(file.path(), yaml).unwrap();
+    steps(file.path());
+
+    let compiled = config::load(file.path()).unwrap_or_else(|e| panic!("{e:?}"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let gateway = listener.local_addr().unwrap();
+    let (bound, signals) = (vec![Bound::Tcp(listener)], Signals::hear().unwrap());
+    std::thread::spawn(|| {
+        portcullis::server::run(compiled.gateway, compiled.settings, bound, None, signals);
+    });
+    let mut client = TcpStream::connect(gateway).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    (0..100).for_each(|_| ask(&mut client));
+    let before = allocations();
+    (0..REQUESTS).for_each(|_| ask(&mut client));
+    let each = (allocations() - before) as f64 / REQUESTS as f64;
+    println!("a request: {each:.1}");
+    assert!(each > 20.0, "{each} a request: does it still count?");
+    assert!(each <= MOST, "{each} allocations a request");
+}
+
+/// The steps that no engine has a part in.
+fn steps(file: &std::path::Path) {
+    let limits = HeadLimits { target: 8 << 10, size: 32 << 10, fields: 100 };
+    let head = || check(REQUEST, 0, &limits);
+    assert_eq!(cost_of(head), 0, "the head");
+    let HeadState::Complete(checked) = head() else { panic!("a sound head") };
+    let mut bytes = Some(BytesMut::from(REQUEST));
+    assert_eq!(cost_of(|| bytes = Some(tidy(bytes.take().unwrap(), &checked))), 0, "tidying it");
+    assert!(matches!(normalise(b"/service/orders"), Ok(Cow::Borrowed(_))));
+    assert_eq!(cost_of(|| normalise(b"/service/orders").is_ok()), 0, "the path");
+
+    let gateway = config::load(file).unwrap_or_else(|e| panic!("{e:?}")).gateway;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(gateway.upstreams[0].prepare(&Resolver::new(None)));
+    let headers = http::HeaderMap::new();
+    let request = Request { method: "GET", host: "t", path: "/service/orders", query: "", headers: &headers };
+    assert_eq!(cost_of(|| matches!(gateway.router.find(&request), Outcome::Found(_))), 0, "the route");
+    let Outcome::Found(route) = gateway.router.find(&request) else { panic!("a route") };
+    assert_eq!(cost_of(|| route.chain.admit(Some(17))), 0, "the policies");
+    let Action::Forward(split) = &route.action else { panic!("it forwards") };
+    assert_eq!(cost_of(|| split.choose().select(b"", &[]).is_some()), 0, "the target");
+}
+
+fn ask(client: &mut TcpStream) {
+    client.write_all(REQUEST).unwrap();
+    let (mut buffer, mut length) = ([0; 1024], 0);
+    while !buffer[..length].ends_with(b"hi") {
+        let read = client.read(&mut buffer[length..]).unwrap();
+        assert!(read > 0, "{:?}", String::from_utf8_lossy(&buffer[..length]));
+        length += read;
+    }
+    assert!(buffer.starts_with(b"HTTP/1.1 200 "));
+}
+
+/// Answers each request that ends with what it has read; on connections one after the other, since there is but one.
+fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut buffer, mut length) = (stream.unwrap(), [0; 4096], 0);
+            while let Ok(read) = stream.read(&mut buffer[length..]) {
+                length += read;
+                if read == 0 {
+                    break;
+                }
+                if buffer[..length].ends_with(b"\r\n\r\n") {
+                    length = 0;
+                    stream.write_all(ANSWER).unwrap();
+                }
+            }
+        }
+    });
+    address
+}
