@@ -20,7 +20,7 @@ pub struct Arguments {
     /// 2 rounds of 2 seconds: enough for a look, not for a figure to quote
     #[arg(long)]
     quick: bool,
-    /// Measurements, comma-separated: cpu (also rps, upstream), latency, close, 100KiB, 1MiB, memory, routes, 5000
+    /// Measurements, comma-separated: cpu (also rps, upstream), browser, latency, close, 100KiB, 1MiB, memory, routes, 5000
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Contenders, comma-separated: portcullis, nginx, haproxy, bare

@@ -27,8 +27,8 @@ pub struct Figure {
 }
 
 pub enum Work {
-    /// wrk: as fast as `connections` can ask.
-    Closed { paths: Paths, body: usize, connections: usize, close: bool },
+    /// wrk: as fast as `connections` can ask, with these fields beside Host.
+    Closed { paths: Paths, body: usize, connections: usize, fields: &'static [&'static str] },
     /// oha: at a fixed rate.
     Open { path: &'static str, connections: usize },
     /// Idle connections, so many at a time.
@@ -104,7 +104,7 @@ const fn bodies(
         title,
         how,
         figures: &[GB_CPU, GB_RATE, RPS_PLAIN, OPENED, BUSY, LOAD, OTHERS],
-        work: Work::Closed { paths: Paths::One(path), body, connections: 64, close: false },
+        work: Work::Closed { paths: Paths::One(path), body, connections: 64, fields: &[] },
         direct: false,
         bare: true,
     }
@@ -112,7 +112,22 @@ const fn bodies(
 
 const RPS_PLAIN: Figure = plain(RPS);
 
-pub const MEASUREMENTS: [Measurement; 8] = [
+/// What a browser sends with a GET.
+const BROWSER: &[&str] = &[
+    "Cache-Control: max-age=0",
+    "Upgrade-Insecure-Requests: 1",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36",
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+    "Sec-Fetch-Site: none",
+    "Sec-Fetch-Mode: navigate",
+    "Sec-Fetch-User: ?1",
+    "Sec-Fetch-Dest: document",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Accept-Language: en-GB,en;q=0.9",
+    "Cookie: session=0123456789abcdef",
+];
+
+pub const MEASUREMENTS: [Measurement; 9] = [
     Measurement {
         name: "cpu",
         aliases: &["rps", "upstream"],
@@ -120,8 +135,23 @@ pub const MEASUREMENTS: [Measurement; 8] = [
         how: "wrk asks for 1 KiB over 64 kept connections as fast as it can. CPU time is that of all threads and \
               processes of the proxy (/proc/PID/stat), divided by the answers.",
         figures: &[CPU, USER, SYSTEM, RPS, OPENED, BUSY, LOAD, ORIGIN, OTHERS],
-        work: Work::Closed { paths: Paths::One("/service1/orders"), body: 1024, connections: 64, close: false },
+        work: Work::Closed { paths: Paths::One("/service1/orders"), body: 1024, connections: 64, fields: &[] },
         direct: true,
+        bare: true,
+    },
+    Measurement {
+        name: "browser",
+        aliases: &[],
+        title: "Small answers to a browser",
+        how: "As for small answers, each request with eleven more fields, as a browser sends them.",
+        figures: &[CPU, USER, SYSTEM, plain(RPS), BUSY, LOAD, OTHERS],
+        work: Work::Closed {
+            paths: Paths::One("/service1/orders"),
+            body: 1024,
+            connections: 64,
+            fields: BROWSER,
+        },
+        direct: false,
         bare: true,
     },
     Measurement {
@@ -154,7 +184,7 @@ pub const MEASUREMENTS: [Measurement; 8] = [
         how: "wrk over 64 connections, each closed after its one answer of 1 KiB (Connection: close). Connections to \
               the origin are kept.",
         figures: &[CPU, USER, SYSTEM, RPS, OPENED, BUSY, LOAD, OTHERS],
-        work: Work::Closed { paths: Paths::One("/service1/orders"), body: 1024, connections: 64, close: true },
+        work: Work::Closed { paths: Paths::One("/service1/orders"), body: 1024, connections: 64, fields: &["Connection: close"] },
         direct: false,
         bare: true,
     },
@@ -207,7 +237,7 @@ pub const MEASUREMENTS: [Measurement; 8] = [
         how: "wrk asks for 1 KiB over 5,000 kept connections as fast as it can. Peak memory is the kernel's own \
               high-water mark (VmHWM) up to the end of the round.",
         figures: &[RPS, plain(CPU), less("peak", "peak memory", "MiB", 0), OPENED, BUSY, LOAD, OTHERS],
-        work: Work::Closed { paths: Paths::One("/service1/orders"), body: 1024, connections: 5_000, close: false },
+        work: Work::Closed { paths: Paths::One("/service1/orders"), body: 1024, connections: 5_000, fields: &[] },
         direct: false,
         bare: true,
     },

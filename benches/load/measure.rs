@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
             return Ok(None);
         }
         let running = Running::start(self.plan, lane.contender, lane.setup)?;
-        tools::wrk(self.plan, running.address, lane.paths, lane.setup.connections, false, 1)?;
+        tools::wrk(self.plan, running.address, lane.paths, lane.setup.connections, &[], 1)?;
         Ok(Some(running))
     }
 
@@ -142,8 +142,7 @@ impl<'a> Session<'a> {
             let rps = match median(&known) {
                 Some(rps) => rps,
                 None => {
-                    tools::wrk(self.plan, running.address, Paths::One(path), connections, false, 2)?
-                        .per_second
+                    tools::wrk(self.plan, running.address, Paths::One(path), connections, &[], 2)?.per_second
                 }
             };
             slowest = slowest.min(rps);
@@ -187,8 +186,8 @@ impl<'a> Session<'a> {
                 tools::oha(self.plan, running.address, path, connections, rate, seconds)?
             }
             _ => {
-                let close = matches!(measurement.work, Work::Closed { close: true, .. });
-                tools::wrk(self.plan, running.address, lane.paths, lane.setup.connections, close, seconds)?
+                let fields = if let Work::Closed { fields, .. } = measurement.work { fields } else { &[] };
+                tools::wrk(self.plan, running.address, lane.paths, lane.setup.connections, fields, seconds)?
             }
         };
         let after = Reading::take(running)?;

@@ -44,14 +44,12 @@ pub fn wrk(
     to: SocketAddr,
     paths: Paths,
     connections: usize,
-    close: bool,
+    fields: &[&str],
     seconds: u64,
 ) -> Result<Load, String> {
     let mut command: Vec<String> = ["wrk", "-t1", "--timeout", "10s"].map(str::to_owned).to_vec();
     command.extend([format!("-c{connections}"), format!("-d{seconds}s")]);
-    if close {
-        command.extend(["-H", "Connection: close"].map(str::to_owned));
-    }
+    command.extend(fields.iter().flat_map(|field| ["-H".to_owned(), (*field).to_owned()]));
     match paths {
         Paths::One(path) => command.push(format!("http://{to}{path}")),
         Paths::Spread(routes) => {

@@ -172,7 +172,7 @@ fn admit(session: &Session, ctx: &Ctx) -> Result<(), Reject> {
 
 /// The host without its port.
 fn bare_port(host: &str) -> &str {
-    match host.rfind(':') {
+    match memchr::memrchr(b':', host.as_bytes()) {
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
         _ => host,
     }

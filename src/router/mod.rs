@@ -89,7 +89,7 @@ impl<T> Router<T> {
             })
             .collect();
         let rank = |&id: &RouteId| {
-            let (methods, headers, query) = routes[id as usize].counted();
+            let Conditions { methods, headers, query, .. } = routes[id as usize].conditions();
             matcher::rank(methods, headers, query, id as usize)
         };
         hosts.all_mut().for_each(|paths| paths.seal(rank));
@@ -126,7 +126,7 @@ impl<T> Router<T> {
         let mut allow: Vec<&str> = self
             .candidates(req)
             .filter(|route| route.takes_rest(req))
-            .flat_map(|route| route.counted().0.iter().map(Method::as_str))
+            .flat_map(|route| route.conditions().methods.iter().map(Method::as_str))
             .collect();
         if allow.is_empty() {
             return Outcome::NotFound;
@@ -151,23 +151,23 @@ impl<T> Route<T> {
         Self { found, conditions: (!none).then(|| Box::new(conditions)) }
     }
 
-    /// What precedence counts: methods, fields and query parameters.
-    fn counted(&self) -> (&[Method], &[(HeaderName, ValueMatch)], &[(String, ValueMatch)]) {
-        self.conditions.as_ref().map_or((&[], &[], &[]), |c| (&c.methods, &c.headers, &c.query))
+    fn conditions(&self) -> &Conditions {
+        static NONE: Conditions =
+            Conditions { methods: Vec::new(), headers: Vec::new(), query: Vec::new(), regex: None };
+        self.conditions.as_deref().unwrap_or(&NONE)
     }
 
     fn takes_method(&self, method: &str) -> bool {
-        let methods = self.counted().0;
+        let methods = &self.conditions().methods;
         methods.is_empty() || methods.iter().any(|m| m.as_str() == method)
     }
 
     /// Whether all but the method holds.
     fn takes_rest(&self, req: &Request<'_>) -> bool {
-        self.conditions.as_ref().is_none_or(|conditions| {
-            predicate::headers_hold(&conditions.headers, req.headers)
-                && predicate::query_holds(&conditions.query, req.query)
-                && conditions.regex.as_ref().is_none_or(|r| r.is_match(req.path))
-        })
+        let Conditions { headers, query, regex, .. } = self.conditions();
+        predicate::headers_hold(headers, req.headers)
+            && predicate::query_holds(query, req.query)
+            && regex.as_ref().is_none_or(|r| r.is_match(req.path))
     }
 }
 
