@@ -84,3 +84,17 @@ fn an_ipv6_listener_serves_and_hosts_may_be_ipv6_literals() {
         kit::raw::exchange(address, format!("GET / HTTP/1.1\r\nHost: [0:0::1]:{}\r\n\r\n", address.port()));
     assert_eq!(response.text(), "six");
 }
+
+#[test]
+fn there_is_a_worker_for_each_processor_unless_told() {
+    let workers = |key: &str| {
+        let gateway = Gateway::start(&format!("{key}routes: [{{path: /, respond: {{body: hi}}}}]"));
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
+        let name =
+            |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        tasks.flatten().map(name).filter(|name| name == "listeners\n").count()
+    };
+    // What the process may use: affinity and the quota of its control group count (std's documentation).
+    assert_eq!(workers(""), std::thread::available_parallelism().unwrap().get());
+    assert_eq!(workers("threads: 3\n"), 3);
+}

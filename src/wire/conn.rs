@@ -288,6 +288,7 @@ impl Conn {
 
     /// Writes an answer made without the engine and begins to close.
     pub async fn answer_and_close(mut self, answer: &[u8]) {
+        self.out.drop_fields();
         self.set_deadline(Instant::now() + self.pace.write);
         self.body = Body::Length(u64::MAX); // whatever else was sent is not worth reading, but must be drained
         let _ = AsyncWriteExt::write_all(&mut self, answer).await;
