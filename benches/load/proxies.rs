@@ -240,7 +240,7 @@ http {{
     }
 
     /// By default it keeps idle connections to servers only while they are a quarter of its descriptors, which doubles
-    /// what a request costs with many clients; and its buffers, as NGINX's, are too small for large bodies.
+    /// what a request costs with many clients. Its buffers stay as they are: larger ones cost it more than they give.
     fn haproxy(&self) -> String {
         let (address, origin) = (self.address, self.origin);
         let clients = self.setup.connections + 256;
@@ -250,7 +250,6 @@ http {{
     maxconn {clients}
     tune.pool-low-fd-ratio 90
     tune.pool-high-fd-ratio 90
-    tune.bufsize 65536
 defaults
     mode http
     timeout connect 5s
