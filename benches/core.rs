@@ -1,18 +1,21 @@
 //! What the steps of a request cost that no engine has a part in: its head checked, its path normalised, its route
-//! admitting it, a target chosen. How they allocate (most of them do not) is in tests/allocations.rs; a look-up among
+//! admitting it, a target chosen, the gateway's fields added. How they allocate (most of them do not) is in tests/allocations.rs; a look-up among
 //! many routes is in router.rs.
 
 use bytes::BytesMut;
 use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion, Throughput};
+use pingora::http::RequestHeader;
 use portcullis::base::path::normalise;
 use portcullis::base::request::Request;
 use portcullis::config::{self, decode::Secrets};
 use portcullis::error::Reject;
 use portcullis::gateway::{Action, Gateway, Route};
+use portcullis::proxy::forward::Own;
 use portcullis::proxy::{ctx, failure};
 use portcullis::router::Outcome;
 use portcullis::upstream::discover::Resolver;
 use portcullis::upstream::Upstream;
+use portcullis::wire::facts::Facts;
 use portcullis::wire::head::{check, tidy, HeadLimits, HeadState};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -55,6 +58,27 @@ fn paths(c: &mut Criterion) {
     for (name, path) in [("as it is", "/service1/orders/42"), ("escaped", "/service1/./a/../%6Frders//42")] {
         c.bench_function(&format!("path/{name}"), |b| b.iter(|| normalise(black_box(path.as_bytes()))));
     }
+}
+
+/// The gateway's fields into the upstream's request: into one map, and into the engine's two, where names have a spelling.
+fn fields(c: &mut Criterion) {
+    let (facts, id) = (Facts::new(Some([192, 0, 2, 7].into()), Some(443)), ctx::new_id());
+    let own = Own { client: Some(&facts), trusted: false, id: &id, received: http::Version::HTTP_11 };
+    let mut spelt = RequestHeader::build("GET", b"/", Some(2)).expect("a request");
+    for (name, value) in [("Host", "api.example.com"), ("User-Agent", "bench")] {
+        spelt.append_header(name, value).expect("a field");
+    }
+    let plain = spelt.headers.clone();
+    c.bench_function("fields/one map", |b| {
+        b.iter_batched(|| plain.clone(), |mut map| own.add(&mut map).map(|()| map), BatchSize::SmallInput);
+    });
+    c.bench_function("fields/two maps", |b| {
+        b.iter_batched(
+            || spelt.clone(),
+            |mut request| own.add(&mut request).map(|()| request),
+            BatchSize::SmallInput,
+        );
+    });
 }
 
 /// A gateway with four targets and a policy of each kind.
@@ -118,5 +142,5 @@ fn answers(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, heads, paths, choices, answers);
+criterion_group!(benches, heads, paths, fields, choices, answers);
 criterion_main!(benches);

@@ -89,3 +89,40 @@ fn other_upgrades_are_not_passed_on() {
     let received = origin.first();
     assert_eq!((received.field("upgrade"), received.field("http2-settings")), (None, None));
 }
+
+/// Its 101 is there before the request is, so that the engine finds it whenever it looks first.
+#[test]
+fn a_tunnel_outlives_an_upstream_that_answers_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let accepted =
+                    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+                let (mut buffer, mut head) = ([0; 1024], Vec::new());
+                stream.write_all(accepted.as_bytes()).unwrap();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let read = stream.read(&mut buffer[..1]).unwrap();
+                    head.extend_from_slice(&buffer[..read]);
+                }
+                while let Ok(read @ 1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&buffer[..read]).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let gateway = Gateway::start(&format!("routes: [{{path: /, upstream: \"http://{origin}\"}}]"));
+    for n in 0..40 {
+        let mut client = Raw::connect(gateway.address());
+        client.send("GET / HTTP/1.1\r\nHost: t\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        assert_eq!(client.one_response("GET").unwrap().status, 101, "tunnel {n}");
+        client.socket.write_all(b"hello").unwrap();
+        let mut heard = [0; 5];
+        client.socket.read_exact(&mut heard).unwrap_or_else(|e| panic!("tunnel {n}: {e}"));
+        assert_eq!(&heard, b"hello");
+    }
+}

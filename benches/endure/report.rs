@@ -2,6 +2,7 @@
 
 use super::tally::Tally;
 use super::watch::{Sample, Trend};
+use serde_json::{json, Map};
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
@@ -58,55 +59,26 @@ impl Report<'_> {
 
     /// For programs.
     pub fn write_json(&self, file: &Path) -> io::Result<()> {
-        let kinds = self.tally.kinds();
-        let kinds = kinds.iter().map(|(name, kind)| {
-            let outcomes = kind.outcomes.iter().map(|(o, n)| format!("{}: {n}", quoted(o)));
+        let traffic = self.tally.kinds().into_iter().map(|(name, kind)| {
             let slowest = kind.slowest.as_secs_f64();
-            let outcomes = joined(outcomes);
-            format!("\n    {}: {{\"slowest_s\": {slowest:.3}, \"outcomes\": {{{outcomes}}}}}", quoted(name))
+            (name.to_owned(), json!({"slowest_s": slowest, "outcomes": kind.outcomes}))
         });
-        let trends = self.trends.iter().map(|t| {
-            let Trend { name, first, last, slope, tolerance } = t;
-            format!(
-                "\n    {}: {{\"first\": {first:.1}, \"last\": {last:.1}, \"tolerance\": {tolerance:.1}, \"slope_per_hour\": {slope:.2}}}",
-                quoted(name)
-            )
+        let trend = |t: &Trend| {
+            let Trend { first, last, slope, tolerance, .. } = t;
+            let trend =
+                json!({"first": first, "last": last, "tolerance": tolerance, "slope_per_hour": slope});
+            (t.name.to_owned(), trend)
+        };
+        let report = json!({
+            "passed": self.reasons.is_empty(),
+            "seed": self.seed,
+            "seconds": self.ran.as_secs_f64(),
+            "reasons": self.reasons,
+            "traffic": traffic.collect::<Map<_, _>>(),
+            "trends": self.trends.iter().map(trend).collect::<Map<_, _>>(),
+            "samples_s_rss_mib_descriptors_threads":
+                self.samples.iter().map(|s| (s.at, s.rss_mib, s.descriptors, s.threads)).collect::<Vec<_>>(),
         });
-        let samples = self
-            .samples
-            .iter()
-            .map(|s| format!("\n    [{:.1}, {:.2}, {}, {}]", s.at, s.rss_mib, s.descriptors, s.threads));
-        let reasons = self.reasons.iter().map(|r| format!("\n    {}", quoted(r)));
-        let text = format!(
-            "{{\n  \"passed\": {},\n  \"seed\": {},\n  \"seconds\": {:.1},\n  \"reasons\": [{}],\n  \"traffic\": {{{}}},\n  \"trends\": {{{}}},\n  \"samples_s_rss_mib_descriptors_threads\": [{}]\n}}\n",
-            self.reasons.is_empty(),
-            self.seed,
-            self.ran.as_secs_f64(),
-            joined(reasons),
-            joined(kinds),
-            joined(trends),
-            joined(samples),
-        );
-        std::fs::write(file, text)
+        std::fs::write(file, format!("{report:#}\n"))
     }
-}
-
-fn joined(parts: impl Iterator<Item = String>) -> String {
-    parts.collect::<Vec<_>>().join(", ")
-}
-
-/// A JSON string (RFC 8259 §7).
-fn quoted(text: &str) -> String {
-    let mut out = String::from('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c < ' ' => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }

@@ -25,12 +25,13 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     ctx.attempts += 1;
     ctx.attempt_started = now;
     ctx.body_received = 0;
-    let mut peer = target.peer();
+    let may_become_tunnel = session.is_upgrade_req();
+    let mut peer = if may_become_tunnel { target.tunnel_peer() } else { target.peer() };
     let within = |timeout: Option<Duration>| timeout.map(|t| t.min(left));
     peer.options.connection_timeout = within(peer.options.connection_timeout);
     peer.options.total_connection_timeout = peer.options.connection_timeout;
     // A tunnel has no end of the exchange; until it is one, the client's connection has the clock.
-    if !session.is_upgrade_req() {
+    if !may_become_tunnel {
         match (conn(session).filter(|c| c.body_done()), peer.options.read_timeout.take()) {
             // The connection has a timer already; the engine would start one for each read.
             (Some(conn), Some(patience)) => conn.bear_silence(patience),

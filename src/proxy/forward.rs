@@ -16,7 +16,7 @@ use pingora::{ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
 /// A field that the gateway writes, in both of its spellings.
-struct Name {
+pub struct Name {
     spelt: &'static str,
     name: HeaderName,
 }
@@ -37,10 +37,15 @@ const X_FORWARDED_PORT: Name = name("X-Forwarded-Port", "x-forwarded-port");
 const NAMES: usize = 7;
 
 /// The fields of a request that goes upstream: the engine's two maps, of values and of spellings, or the first alone.
-trait Fields {
+pub trait Fields {
+    /// The values.
     fn map(&self) -> &HeaderMap;
     /// Puts a value in place of all others of its field.
+    ///
+    /// # Errors
+    /// When there are too many.
     fn put(&mut self, name: Name, value: HeaderValue) -> Result<()>;
+    /// Takes a field away.
     fn remove(&mut self, name: &HeaderName);
 }
 
@@ -75,12 +80,18 @@ impl Fields for HeaderMap {
 
 /// Writes the gateway's fields and the route's changes into the upstream's request.
 pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+    let own = Own {
+        client: conn(session).map(|c| &c.facts),
+        trusted: ctx.peer_trusted,
+        id: &ctx.id,
+        received: session.req_header().version,
+    };
     if request.has_case() {
-        add_own(session, request, ctx)?;
+        own.add(request)?;
     } else {
         let mut parts = Parts::from(std::mem::replace(request, nothing()));
         parts.headers.reserve(NAMES);
-        let added = add_own(session, &mut parts.headers, ctx);
+        let added = own.add(&mut parts.headers);
         *request = parts.into();
         added?;
     }
@@ -90,11 +101,29 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
     })
 }
 
-fn add_own(session: &Session, fields: &mut impl Fields, ctx: &Ctx) -> Result<()> {
-    drop_spoofed(fields, ctx.peer_trusted);
-    identify_client(conn(session).map(|c| &c.facts), fields, ctx.peer_trusted)?;
-    fields.put(X_REQUEST_ID, ctx.id.clone())?;
-    via(session.req_header().version, fields)
+/// What the gateway's own fields are made of.
+pub struct Own<'a> {
+    /// The two ends of the client's connection, if they are known.
+    pub client: Option<&'a Facts>,
+    /// The client may speak for others.
+    pub trusted: bool,
+    /// The request's id.
+    pub id: &'a HeaderValue,
+    /// The version that came in.
+    pub received: Version,
+}
+
+impl Own<'_> {
+    /// Puts them in place of what the client may not say.
+    ///
+    /// # Errors
+    /// When there are too many fields.
+    pub fn add(&self, fields: &mut impl Fields) -> Result<()> {
+        drop_spoofed(fields, self.trusted);
+        identify_client(self.client, fields, self.trusted)?;
+        fields.put(X_REQUEST_ID, self.id.clone())?;
+        via(self.received, fields)
+    }
 }
 
 /// Removes what only a trusted proxy may say, and from everyone the spellings with `_` that no proxy writes and some

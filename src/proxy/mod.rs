@@ -8,7 +8,7 @@
 mod attempt;
 pub mod ctx;
 pub mod failure;
-mod forward;
+pub mod forward;
 mod request;
 mod response;
 

@@ -9,6 +9,7 @@ pub mod discover;
 pub mod health;
 mod inherit;
 pub mod peer;
+mod tunnel;
 
 use crate::upstream::balance::Balancer;
 use crate::upstream::discover::{Known, Name, Resolver};

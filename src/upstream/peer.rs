@@ -1,9 +1,10 @@
 //! One target: its address, its health, and the peer that Pingora connects to.
 
+use super::tunnel::Tunnels;
 use pingora::upstreams::peer::HttpPeer;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long to wait for an upstream; all of them end somewhere by default.
@@ -25,6 +26,9 @@ impl Default for Timeouts {
         Timeouts { connect: s(1), read: s(30), write: s(30), idle: s(60) }
     }
 }
+
+/// Keeps the pooled connections of ordinary requests from those that may become a tunnel.
+const TUNNELS: u64 = 1;
 
 const UNCHECKED: u8 = 0;
 const HEALTHY: u8 = 1;
@@ -68,6 +72,14 @@ impl Target {
     /// The peer for one attempt, with the upstream's timeouts.
     pub fn peer(&self) -> Box<HttpPeer> {
         Box::new(self.peer.clone())
+    }
+
+    /// The same for a request that may become a tunnel, over a connection of its own kind (`tunnel.rs`).
+    pub fn tunnel_peer(&self) -> Box<HttpPeer> {
+        let mut peer = self.peer();
+        peer.group_key = TUNNELS;
+        peer.options.custom_l4 = Some(Arc::new(Tunnels));
+        peer
     }
 
     /// Passed its last checks, or is not checked at all.

@@ -16,7 +16,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub(super) fn new(peer: Option<IpAddr>, local_port: Option<u16>) -> Self {
+    /// Of a connection from `peer` to `local_port`.
+    pub fn new(peer: Option<IpAddr>, local_port: Option<u16>) -> Self {
         let peer = peer.map(|p| p.to_canonical());
         let text = |p: IpAddr| HeaderValue::try_from(p.to_string()).expect("an address is a field value");
         Facts {

@@ -49,7 +49,7 @@ pub struct Head {
     pub expect_continue: bool,
     /// HTTP/1.0, not 1.1.
     pub http10: bool,
-    /// The spelling of the field names can be told from the names, see [`tells_spelling`].
+    /// The spelling of the field names can be told from the names: the engine needs no record of it.
     pub plain: bool,
     /// Where the method is.
     pub method: Range<usize>,
