@@ -50,7 +50,7 @@ pub fn run(
     gateway.generation = 1;
     let conf = ServerConf {
         threads: settings.threads.unwrap_or_else(processors),
-        // Pingora's other runtime, a queue for each thread, saves 2% of a request with few connections, but runs what
+        // Pingora's other runtime, a queue for each thread, saves 2% of a request at best, but runs what
         // was just woken last: with 5,000 busy connections everything has left the caches by then, and costs half more.
         work_stealing: true,
         upstream_keepalive_pool_size: settings.pool,

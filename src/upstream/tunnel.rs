@@ -4,7 +4,8 @@
 //! the (empty) request for the end of the tunnel when it looks at it after the 101, and looks at both in random order. An
 //! upstream that answers within microseconds, read by another thread, could so be cut off right after its 101: about one
 //! tunnel in 2,000 on the loopback. So such a request gets a connection whose first read waits for its next turn: by then
-//! the end of the request is behind. It is never pooled, which a tunnel could not be anyway.
+//! the end of the request is behind. It is never used again, also if the upgrade was refused: the engine does not
+//! know such a connection's peer and drops it.
 
 use async_trait::async_trait;
 use pingora::connectors::l4::Connect;
