@@ -117,7 +117,7 @@ fn choices(c: &mut Criterion) {
         runtime.block_on(upstream.prepare(&Resolver::new(None)));
     }
     let route = the_route(&compiled.gateway);
-    c.bench_function("chain/admit", |b| b.iter(|| route.chain.admit(black_box(Some(4096)))));
+    c.bench_function("chain/admit", |b| b.iter(|| route.rules.chain.admit(black_box(Some(4096)))));
     let Action::Forward(split) = &route.action else { panic!("it forwards") };
     c.bench_function("split/choose", |b| b.iter(|| Arc::as_ptr(black_box(split.choose()))));
     for upstream in &compiled.gateway.upstreams {
@@ -126,11 +126,11 @@ fn choices(c: &mut Criterion) {
     }
 }
 
-fn the_route(gateway: &Gateway) -> Arc<Route> {
+fn the_route(gateway: &Gateway) -> &Route {
     let headers = http::HeaderMap::new();
     let request = Request { method: "GET", host: "t", path: "/", query: "", headers: &headers };
     match gateway.router.find(&request) {
-        Outcome::Found(route) => Arc::clone(route),
+        Outcome::Found(id) => gateway.route(id),
         _ => panic!("there is one route for everything"),
     }
 }

@@ -90,8 +90,9 @@ fn steps(file: &std::path::Path) {
     let headers = http::HeaderMap::new();
     let request = Request { method: "GET", host: "t", path: "/service/orders", query: "", headers: &headers };
     assert_eq!(cost_of(|| matches!(gateway.router.find(&request), Outcome::Found(_))), 0, "the route");
-    let Outcome::Found(route) = gateway.router.find(&request) else { panic!("a route") };
-    assert_eq!(cost_of(|| route.chain.admit(Some(17))), 0, "the policies");
+    let Outcome::Found(id) = gateway.router.find(&request) else { panic!("a route") };
+    let route = gateway.route(id);
+    assert_eq!(cost_of(|| route.rules.chain.admit(Some(17))), 0, "the policies");
     let Action::Forward(split) = &route.action else { panic!("it forwards") };
     assert_eq!(cost_of(|| split.choose().select(b"", &[]).is_some()), 0, "the target");
 }

@@ -7,7 +7,7 @@ use super::raw::{
     RawUpstream,
 };
 use crate::base::client::TrustedProxies;
-use crate::gateway::{Action, Gateway, Limits, Retry, Route, Settings, Split};
+use crate::gateway::{Action, Gateway, Limits, Retry, Route, Rules, Settings, Split};
 use crate::policy::max_body::MaxBody;
 use crate::policy::rewrite::{PathRewrite, Rewrite};
 use crate::policy::{Chain, Policy};
@@ -48,9 +48,9 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
         upstreams.add(spec(upstream));
     }
     let mut names = HashMap::new();
-    let mut chains = Chains::default();
+    let mut shared = Shared::default();
     let count = raw.routes.len();
-    let routes: Vec<(Match, Arc<Route>)> = raw
+    let routes: Vec<(Match, Route)> = raw
         .routes
         .into_iter()
         .filter_map(|mut route| {
@@ -58,14 +58,15 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
             let matching = matching(&route);
             let name = route_name(&route, &matching, &mut names);
             let policies = route.policies.clone().or(&raw.defaults);
-            let chain = chains.share(chain(&policies, route.rewrite.map(|r| r.value), &matching.path));
+            let chain = chain(&policies, route.rewrite.map(|r| r.value), &matching.path);
             let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
             let retry = policies.retry.map_or(DEFAULT_RETRY, |r| Retry {
                 attempts: r.attempts,
                 connect: r.connect,
                 reset: r.reset,
             });
-            Some((matching, Arc::new(Route { name: name.into(), action, chain, timeout, retry })))
+            let rules = shared.share(Rules { chain, timeout, retry });
+            Some((matching, Route { name: name.into(), action, rules }))
         })
         .collect();
     let settings = Settings {
@@ -249,22 +250,22 @@ impl RawPolicies {
     }
 }
 
-/// The chains of the last routes; a file has few different ones, mostly in groups.
+/// The rules of the last routes; a file has few different ones, mostly in groups.
 #[derive(Default)]
-struct Chains(VecDeque<Arc<Chain>>);
+struct Shared(VecDeque<Arc<Rules>>);
 
-impl Chains {
+impl Shared {
     /// How many are looked through for each route.
     const MOST: usize = 8;
 
-    fn share(&mut self, chain: Chain) -> Arc<Chain> {
-        if let Some(same) = self.0.iter().find(|known| ***known == chain) {
+    fn share(&mut self, rules: Rules) -> Arc<Rules> {
+        if let Some(same) = self.0.iter().find(|known| ***known == rules) {
             return Arc::clone(same);
         }
-        let chain = Arc::new(chain);
+        let rules = Arc::new(rules);
         self.0.truncate(Self::MOST - 1);
-        self.0.push_front(Arc::clone(&chain));
-        chain
+        self.0.push_front(Arc::clone(&rules));
+        rules
     }
 }
 

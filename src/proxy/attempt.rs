@@ -46,7 +46,7 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
 
 /// No connection was made: nothing was sent, so any request may go elsewhere.
 pub(super) fn not_connected(ctx: &mut Ctx, mut e: Box<Error>) -> Box<Error> {
-    let again = ctx.route().retry.connect && choose_other(ctx);
+    let again = ctx.rules().retry.connect && choose_other(ctx);
     e.set_retry(again);
     e
 }
@@ -58,7 +58,7 @@ pub(super) fn broke(session: &mut Session, ctx: &mut Ctx, mut e: Box<Error>, reu
     let unanswered = !ctx.answered && session.response_written().is_none_or(|r| r.status.is_informational());
     let repeatable =
         session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-    let may = reset && unanswered && repeatable && ctx.reject.is_none() && ctx.route().retry.reset;
+    let may = reset && unanswered && repeatable && ctx.reject.is_none() && ctx.rules().retry.reset;
     let again = may && (choose_other(ctx) || (reused && choose_same(ctx)));
     e.set_retry(again);
     e
@@ -69,7 +69,7 @@ fn choose_other(ctx: &mut Ctx) -> bool {
     if let Some(target) = &ctx.target {
         ctx.tried.push(target.address);
     }
-    if ctx.attempts > ctx.route().retry.attempts {
+    if ctx.attempts > ctx.rules().retry.attempts {
         return false;
     }
     ctx.next = ctx.select(&ctx.tried);
@@ -78,7 +78,7 @@ fn choose_other(ctx: &mut Ctx) -> bool {
 
 /// The same target over a new connection.
 fn choose_same(ctx: &mut Ctx) -> bool {
-    if ctx.attempts > ctx.route().retry.attempts {
+    if ctx.attempts > ctx.rules().retry.attempts {
         return false;
     }
     ctx.next = ctx.target.as_ref().map(Arc::clone);

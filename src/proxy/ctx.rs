@@ -1,7 +1,8 @@
 //! What is known of one exchange, from its first byte to its log line.
 
 use crate::error::Reject;
-use crate::gateway::{Action, Gateway, Route};
+use crate::gateway::{Action, Gateway, Route, Rules};
+use crate::router::RouteId;
 use crate::upstream::peer::Target;
 use crate::upstream::Upstream;
 use crate::wire::conn::Conn;
@@ -27,7 +28,7 @@ pub struct Ctx {
     /// The peer may speak for others.
     pub peer_trusted: bool,
     /// Its route, once found.
-    pub route: Option<Arc<Route>>,
+    pub route: Option<RouteId>,
     /// The upstream chosen among the route's.
     pub upstream: Option<Arc<Upstream>>,
     /// What `consistent_hash` hashes.
@@ -75,9 +76,14 @@ impl Ctx {
         }
     }
 
-    /// The route, where it is certain: after `decide` let the request pass.
-    pub fn route(&self) -> &Route {
-        self.route.as_deref().expect("only requests with a route go upstream")
+    /// The route, if one was found.
+    pub fn route(&self) -> Option<&Route> {
+        self.route.map(|id| self.gateway.route(id))
+    }
+
+    /// The route's rules, where there is one for certain: after `decide` let the request pass.
+    pub fn rules(&self) -> &Rules {
+        &self.route().expect("only requests with a route go upstream").rules
     }
 
     /// The next target of this upstream that was not tried.
@@ -87,7 +93,7 @@ impl Ctx {
 
     /// Whether this route sends requests to an upstream.
     pub fn forwards(&self) -> bool {
-        self.route.as_ref().is_some_and(|r| matches!(r.action, Action::Forward(_)))
+        self.route().is_some_and(|r| matches!(r.action, Action::Forward(_)))
     }
 }
 

@@ -315,7 +315,7 @@ pub(super) fn log(session: &Session, e: Option<&Error>, ctx: &Ctx) {
     let id = ctx.id.to_str().unwrap_or_default();
     let mut line =
         format!("{id} {} {} -> {} {}", request.method, request.uri.path(), problem.status, problem.reason);
-    if let Some(route) = &ctx.route {
+    if let Some(route) = ctx.route() {
         let _ = write!(line, ", route {}", route.name);
     }
     if let (Some(upstream), Some(target)) = (&ctx.upstream, &ctx.target) {

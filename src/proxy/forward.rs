@@ -95,7 +95,7 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
         *request = parts.into();
         added?;
     }
-    ctx.route().chain.forward().iter().try_for_each(|policy| match policy {
+    ctx.rules().chain.forward().iter().try_for_each(|policy| match policy {
         Forward::Rewrite(change) => rewrite(request, change),
         Forward::Headers(edits) => edit(request, edits),
     })

@@ -6,7 +6,7 @@ use crate::base::path;
 use crate::base::request::Request;
 use crate::error::Reject;
 use crate::gateway::Action;
-use crate::router::Outcome;
+use crate::router::{Outcome, RouteId};
 use crate::upstream::balance::HashOn;
 use crate::wire::conn::Conn;
 use bytes::Bytes;
@@ -32,9 +32,10 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
     if conn(session).is_some_and(Conn::is_plain) {
         forget_spelling(session.req_header_mut());
     }
-    find_route(session, ctx)?;
+    let id = find_route(session, ctx)?;
+    ctx.route = Some(id);
     admit(session, ctx)?;
-    let route = Arc::clone(ctx.route.as_ref().expect("just found"));
+    let route = ctx.gateway.route(id);
     let split = match &route.action {
         Action::Redirect(redirect) => {
             let request = session.req_header();
@@ -45,12 +46,12 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
         Action::Forward(split) => split,
     };
     ctx.upstream = Some(Arc::clone(split.choose()));
+    ctx.deadline = ctx.started + route.rules.timeout;
     hash(session.req_header(), ctx);
     ctx.next = ctx.select(&[]);
     if ctx.next.is_none() {
         return Err(Reject::NoTarget);
     }
-    ctx.deadline = ctx.started + route.timeout;
     if let Some(conn) = conn(session) {
         conn.set_deadline(ctx.deadline);
     }
@@ -72,7 +73,7 @@ pub(super) fn count_body(session: &Session, body: &Option<Bytes>, ctx: &mut Ctx)
         return Ok(()); // another protocol's bytes, not content (RFC 9110 §7.8)
     }
     ctx.body_received += body.as_ref().map_or(0, |b| b.len() as u64);
-    let Some(limit) = ctx.route().chain.body_limit() else { return Ok(()) };
+    let Some(limit) = ctx.rules().chain.body_limit() else { return Ok(()) };
     limit.received(ctx.body_received).map_err(|reject| {
         ctx.reject = Some(reject);
         Error::explain(ErrorType::InternalError, "body too large").into_down()
@@ -142,7 +143,7 @@ pub(super) fn nothing() -> RequestHeader {
     http::Request::new(()).into_parts().0.into()
 }
 
-fn find_route(session: &Session, ctx: &mut Ctx) -> Result<(), Reject> {
+fn find_route(session: &Session, ctx: &Ctx) -> Result<RouteId, Reject> {
     let request = session.req_header();
     let host = request.headers.get(header::HOST).map_or("", |h| h.to_str().unwrap_or_default());
     let host = bare_host(host);
@@ -153,10 +154,7 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<(), Reject> {
     let view =
         Request { method: request.method.as_str(), host: &host, path, query, headers: &request.headers };
     match ctx.gateway.router.find(&view) {
-        Outcome::Found(route) => {
-            ctx.route = Some(Arc::clone(route));
-            Ok(())
-        }
+        Outcome::Found(id) => Ok(id),
         Outcome::NotFound => Err(Reject::NoRoute),
         Outcome::MethodNotAllowed(allow) => {
             Err(Reject::MethodNotAllowed(allow.into_iter().map(str::to_owned).collect()))
@@ -167,7 +165,7 @@ fn find_route(session: &Session, ctx: &mut Ctx) -> Result<(), Reject> {
 fn admit(session: &Session, ctx: &Ctx) -> Result<(), Reject> {
     let length = session.req_header().headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-    ctx.route().chain.admit(length)
+    ctx.rules().chain.admit(length)
 }
 
 /// The host without its port.

@@ -65,7 +65,7 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     }
     let [request_id, server_timing] = OWN_FIELDS;
     response.remove_header(&request_id);
-    let chain = &ctx.route().chain;
+    let chain = &ctx.rules().chain;
     let at_the_wire = conn(session).filter(|_| chain.own_fields_stay());
     if at_the_wire.is_none() {
         response.insert_header("X-Request-Id", ctx.id.clone())?;

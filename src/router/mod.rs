@@ -29,11 +29,11 @@ use http::{HeaderName, Method};
 use regex::Regex;
 
 use self::host::Hosts;
-use self::path::RouteId;
 use crate::base::request::Request;
 
 pub use self::host::HostPattern;
 pub use self::matcher::{Match, PathMatch, ValueMatch};
+pub use self::path::RouteId;
 pub use self::shadow::{shadowed, Shadow};
 
 /// Finds the one route for a request. It cannot be changed once built: a new configuration builds a new one.
@@ -45,9 +45,9 @@ pub struct Router<T> {
 
 /// What became of a look-up.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outcome<'a, T> {
-    /// The route that wins.
-    Found(&'a T),
+pub enum Outcome<'a> {
+    /// The route that wins, for [`Router::get`].
+    Found(RouteId),
     /// No route, whatever the method.
     NotFound,
     /// Routes but for the method; the methods they take, sorted and each once, for `Allow` (RFC 9110, section
@@ -55,8 +55,9 @@ pub enum Outcome<'a, T> {
     MethodNotAllowed(Vec<&'a str>),
 }
 
-/// A route less what the tables hold of it.
+/// A route less what the tables hold of it; as large as a cache line if what is found takes 56 bytes, and on one.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Route<T> {
     found: T,
     /// None when the tables hold all of it, as of most: then nothing else of it is read.
@@ -84,26 +85,27 @@ impl<T> Router<T> {
             .into_iter()
             .enumerate()
             .map(|(i, (m, found))| {
-                insert(&mut hosts, &m, path::index(i));
+                insert(&mut hosts, &m, RouteId::new(i));
                 Route::new(m, found)
             })
             .collect();
         let rank = |&id: &RouteId| {
-            let Conditions { methods, headers, query, .. } = routes[id as usize].conditions();
-            matcher::rank(methods, headers, query, id as usize)
+            let Conditions { methods, headers, query, .. } = routes[id.place()].conditions();
+            matcher::rank(methods, headers, query, id.place())
         };
         hosts.all_mut().for_each(|paths| paths.seal(rank));
         Self { hosts, routes }
     }
 
     /// The route that wins `req`, or why there is none.
-    pub fn find<'a>(&'a self, req: &Request<'_>) -> Outcome<'a, T> {
+    pub fn find(&self, req: &Request<'_>) -> Outcome<'_> {
         let mut method_missed = false;
-        for route in self.candidates(req) {
+        for id in self.candidates(req) {
+            let route = &self.routes[id.place()];
             if !route.takes_method(req.method) {
                 method_missed = true;
             } else if route.takes_rest(req) {
-                return Outcome::Found(&route.found);
+                return Outcome::Found(id);
             }
         }
         if method_missed {
@@ -113,18 +115,24 @@ impl<T> Router<T> {
         }
     }
 
+    /// A route that [`find`](Self::find) of this very router has found.
+    ///
+    /// # Panics
+    /// For an id of a larger router.
+    pub fn get(&self, id: RouteId) -> &T {
+        &self.routes[id.place()].found
+    }
+
     /// The routes that may win, best first. One with several hosts may come more than once.
-    fn candidates<'s, 'a: 's>(&'a self, req: &'s Request<'_>) -> impl Iterator<Item = &'a Route<T>> + 's {
-        self.hosts
-            .tables(req.host)
-            .flat_map(|paths| paths.candidates(req.path))
-            .map(|id| &self.routes[id as usize])
+    fn candidates<'s, 'a: 's>(&'a self, req: &'s Request<'_>) -> impl Iterator<Item = RouteId> + 's {
+        self.hosts.tables(req.host).flat_map(|paths| paths.candidates(req.path))
     }
 
     /// Called once no route has won, so that any that takes the rest of the request misses by its method.
-    fn not_allowed(&self, req: &Request<'_>) -> Outcome<'_, T> {
+    fn not_allowed(&self, req: &Request<'_>) -> Outcome<'_> {
         let mut allow: Vec<&str> = self
             .candidates(req)
+            .map(|id| &self.routes[id.place()])
             .filter(|route| route.takes_rest(req))
             .flat_map(|route| route.conditions().methods.iter().map(Method::as_str))
             .collect();
@@ -267,6 +275,13 @@ mod tests {
         Router::build(matches.into_iter().enumerate().map(|(i, m)| (m, i)).collect())
     }
 
+    fn found(router: &Router<usize>, asked: &Asked) -> Option<usize> {
+        match router.find(&asked.view()) {
+            Outcome::Found(id) => Some(*router.get(id)),
+            Outcome::NotFound | Outcome::MethodNotAllowed(_) => None,
+        }
+    }
+
     #[test]
     fn a_better_host_or_path_that_fails_falls_through() {
         let router = numbered(vec![
@@ -276,13 +291,13 @@ mod tests {
             with(exact("/a/b"), &["b.a.test"], "", &["x=2"], ""),
         ]);
         let mut asked = get("b.a.test", "/a/b");
-        assert_eq!(router.find(&asked.view()), Outcome::Found(&1));
+        assert_eq!(found(&router, &asked), Some(1));
         asked.headers.insert("x", HeaderValue::from_static("1"));
-        assert_eq!(router.find(&asked.view()), Outcome::Found(&2));
+        assert_eq!(found(&router, &asked), Some(2));
         asked.headers.append("x", HeaderValue::from_static("2"));
-        assert_eq!(router.find(&asked.view()), Outcome::Found(&3));
+        assert_eq!(found(&router, &asked), Some(3));
         asked.host = "";
-        assert_eq!(router.find(&asked.view()), Outcome::Found(&0));
+        assert_eq!(found(&router, &asked), Some(0));
         asked.path = "/b".to_owned();
         assert_eq!(router.find(&asked.view()), Outcome::NotFound);
     }
@@ -295,7 +310,7 @@ mod tests {
             with(regex("b$"), &[], "PATCH", &["x"], ""),
         ]);
         let mut asked = get("a.test", "/a/b");
-        assert_eq!(router.find(&asked.view()), Outcome::Found(&1));
+        assert_eq!(found(&router, &asked), Some(1));
         asked.method = "HEAD";
         let allow = Outcome::MethodNotAllowed(vec!["GET", "POST", "PUT"]);
         assert_eq!(router.find(&asked.view()), allow);
@@ -499,7 +514,7 @@ mod tests {
             let router = numbered(matches.clone());
             for asked in &requests {
                 let found = match router.find(&asked.view()) {
-                    Outcome::Found(&route) => Ok(route),
+                    Outcome::Found(id) => Ok(*router.get(id)),
                     Outcome::NotFound => Err(vec![]),
                     Outcome::MethodNotAllowed(allow) => Err(allow),
                 };

@@ -11,8 +11,19 @@ use smol_str::SmolStr;
 
 use super::matcher::{bare, PathMatch};
 
-/// A route's number: its place in the file.
-pub(super) type RouteId = u32;
+/// A route by its number, the place in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RouteId(u32);
+
+impl RouteId {
+    pub(super) fn new(place: usize) -> Self {
+        RouteId(index(place))
+    }
+
+    pub(super) fn place(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Routes of one path, best first. A few stand where they are looked for: with 10,000 routes what a look-up costs is the
 /// memory that it must wait for.
@@ -45,13 +56,9 @@ impl Paths {
         for routes in self.exact.values_mut() {
             seal_list(routes, key);
         }
-        for node in &mut self.prefixes.nodes {
-            seal_list(&mut node.routes, key);
-            node.children.shrink_to_fit();
-        }
         seal_list(&mut self.regexes, key);
         self.exact.shrink_to_fit();
-        self.prefixes.seal();
+        self.prefixes.seal(key);
     }
 
     /// The routes that may take `path`: the exact ones, the prefixes from the longest to the shortest, the
@@ -69,16 +76,24 @@ struct Trie {
     nodes: Vec<Node>,
 }
 
-/// As large as a cache line, and on one.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 struct Node {
-    children: FxHashMap<SmolStr, u32>,
+    children: FxHashMap<SmolStr, Step>,
     routes: RouteIds,
     /// Before `seal` the parent; after it the nearest node above with routes, so that falling back to a
     /// shorter prefix is to follow a link and needs no stack. None for the root, and where there is nothing
     /// above.
     above: Option<u32>,
+}
+
+/// Where a segment leads.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// To this node; before `seal` always.
+    Node(u32),
+    /// To one route and no further, as with most prefixes: the route stands where its segment is found, and no node of
+    /// its own must be waited for.
+    Leaf(RouteId),
 }
 
 impl Trie {
@@ -100,49 +115,75 @@ impl Trie {
     fn child(&mut self, parent: u32, segment: &str) -> u32 {
         let next = index(self.nodes.len());
         let children = &mut self.nodes[parent as usize].children;
-        if let Some(&child) = children.get(segment) {
+        if let Some(&Step::Node(child)) = children.get(segment) {
             return child;
         }
-        children.insert(segment.into(), next);
+        children.insert(segment.into(), Step::Node(next));
         self.nodes.push(Node { above: Some(parent), ..Node::default() });
         next
     }
 
-    fn seal(&mut self) {
-        self.nodes.shrink_to_fit();
-        // Parents come first, so the link of a parent is final when its children read it.
-        for at in 1..self.nodes.len() {
-            let Some(parent) = self.nodes[at].above else {
+    /// Puts every list of routes in order of `key`, leaves out the nodes that are but leaves, and sets the links to what
+    /// is above.
+    fn seal<K: Ord>(&mut self, key: impl Fn(&RouteId) -> K + Copy) {
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut steps: Vec<Step> = Vec::with_capacity(self.nodes.len());
+        // Parents come first, so the step to a parent, and its link, are final when its children read them.
+        for mut node in std::mem::take(&mut self.nodes) {
+            let parent = node.above.map(|parent| steps[parent as usize]);
+            if let ([route], Some(_), true) = (&node.routes[..], parent, node.children.is_empty()) {
+                steps.push(Step::Leaf(*route));
                 continue;
+            }
+            node.above = match parent {
+                Some(Step::Node(parent)) => above_through(&nodes, parent),
+                Some(Step::Leaf(_)) | None => None,
             };
-            let above = &self.nodes[parent as usize];
-            if above.routes.is_empty() {
-                self.nodes[at].above = above.above;
+            seal_list(&mut node.routes, key);
+            steps.push(Step::Node(index(nodes.len())));
+            nodes.push(node);
+        }
+        for node in &mut nodes {
+            node.children.shrink_to_fit();
+            for step in node.children.values_mut() {
+                if let Step::Node(before) = *step {
+                    *step = steps[before as usize];
+                }
             }
         }
+        nodes.shrink_to_fit();
+        self.nodes = nodes;
     }
 
     /// The routes of every prefix of `path`, the longest first.
     fn longest_first<'a>(&'a self, path: &str) -> impl Iterator<Item = &'a [RouteId]> + use<'a> {
+        let (leaf, deepest) = self.deepest(path);
         let up = |node: &&'a Node| node.above.map(|above| &self.nodes[above as usize]);
-        successors(self.deepest(path), up).map(|node| node.routes.as_slice())
+        leaf.into_iter().chain(successors(deepest, up).map(|node| node.routes.as_slice()))
     }
 
-    /// The last node on the way of `path`, whether or not it has routes.
-    fn deepest(&self, path: &str) -> Option<&Node> {
-        let mut at = self.nodes.first()?;
+    /// The leaf at the end of the way of `path`, if there is one, and the last node on it, whether or not it has routes.
+    fn deepest(&self, path: &str) -> (Option<&[RouteId]>, Option<&Node>) {
+        let Some(mut at) = self.nodes.first() else { return (None, None) };
         for segment in path.strip_prefix('/').unwrap_or_default().split('/') {
-            let Some(&child) = at.children.get(segment) else {
-                break;
-            };
-            at = &self.nodes[child as usize];
+            match at.children.get(segment) {
+                Some(Step::Node(node)) => at = &self.nodes[*node as usize],
+                Some(Step::Leaf(route)) => return (Some(std::slice::from_ref(route)), Some(at)),
+                None => break,
+            }
         }
-        Some(at)
+        (None, Some(at))
     }
 }
 
+/// The nearest node with routes at `node` or above it.
+fn above_through(nodes: &[Node], node: u32) -> Option<u32> {
+    let has_routes = !nodes[node as usize].routes.is_empty();
+    has_routes.then_some(node).or(nodes[node as usize].above)
+}
+
 /// Routes and segments are numbered with 32 bits to halve what the tables take.
-pub(super) fn index(n: usize) -> u32 {
+fn index(n: usize) -> u32 {
     u32::try_from(n).expect("a configuration of four thousand million routes does not fit in memory")
 }
 
@@ -158,19 +199,19 @@ mod tests {
     fn prefixes(prefixes: &[&str]) -> Paths {
         let mut paths = Paths::default();
         for (i, prefix) in prefixes.iter().enumerate() {
-            paths.insert(&PathMatch::Prefix((*prefix).to_owned()), index(i));
+            paths.insert(&PathMatch::Prefix((*prefix).to_owned()), RouteId::new(i));
         }
-        paths.seal(|&route| route);
+        paths.seal(|route| route.place());
         paths
     }
 
-    fn found(paths: &Paths, path: &str) -> Vec<RouteId> {
-        paths.candidates(path).collect()
+    fn found(paths: &Paths, path: &str) -> Vec<usize> {
+        paths.candidates(path).map(RouteId::place).collect()
     }
 
     #[test]
-    fn a_node_is_one_cache_line() {
-        assert_eq!(size_of::<Node>(), 64);
+    fn half_a_cache_line_holds_a_segment_and_its_route() {
+        assert_eq!(size_of::<(SmolStr, Step)>(), 32);
     }
 
     #[test]
@@ -196,7 +237,7 @@ mod tests {
     #[test]
     fn an_exact_path_comes_before_its_prefix_and_is_the_whole_path() {
         let mut paths = prefixes(&["/a"]);
-        paths.insert(&PathMatch::Exact("/a/".to_owned()), 1);
+        paths.insert(&PathMatch::Exact("/a/".to_owned()), RouteId::new(1));
         assert_eq!(found(&paths, "/a/"), [1, 0]);
         assert_eq!(found(&paths, "/a"), [0]);
     }
