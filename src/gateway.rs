@@ -25,8 +25,8 @@ pub struct Gateway {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Asks for the addresses of named targets.
     pub resolver: Arc<Resolver>,
-    /// How long requests may still take after SIGTERM.
-    pub grace_period: Duration,
+    /// How long changes of the process take.
+    pub timing: Timing,
     /// Which snapshot of the process this is: 1, then one more with each reload.
     pub generation: u64,
 }
@@ -41,12 +41,27 @@ impl Gateway {
 /// What the process is built with; see `server::reload` for what a change of it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where to listen.
+    /// Where to listen. These alone may change without a new process.
     pub listeners: Vec<Bind>,
+    /// Where the process takes commands; `None`: where the service manager gave it a folder, else nowhere.
+    pub control: Option<PathBuf>,
     /// Worker threads; `None`: one for each processor.
     pub threads: Option<usize>,
     /// Idle upstream connections in all.
     pub pool: usize,
+}
+
+/// How long leaving and being replaced may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// How long requests may still take once the process is leaving.
+    pub grace_period: Duration,
+    /// For which kept connections may still send a request then.
+    pub linger: Duration,
+    /// Within which a new process must serve.
+    pub upgrade: Duration,
+    /// For which the old process stays to take over again.
+    pub rollback: Duration,
 }
 
 /// Where a listener listens.

@@ -10,8 +10,9 @@ use portcullis::base::request::Request;
 use portcullis::config;
 use portcullis::gateway::Action;
 use portcullis::router::Outcome;
-use portcullis::server::listen::Bound;
 use portcullis::server::signals::Signals;
+use portcullis::server::sockets::Inherited;
+use portcullis::server::Start;
 use portcullis::upstream::discover::Resolver;
 use portcullis::wire::head::{check, tidy, HeadLimits, HeadState};
 use std::borrow::Cow;
@@ -55,12 +56,10 @@ fn a_request_allocates_as_often_as_is_written_down() {
     steps(file.path());
 
     let compiled = config::load(file.path()).unwrap_or_else(|e| panic!("{e:?}"));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let gateway = listener.local_addr().unwrap();
-    let (bound, signals) = (vec![Bound::Tcp(listener)], Signals::hear().unwrap());
+    let (bound, _) = Inherited::default().bind_all(&compiled.settings.listeners).unwrap();
+    let (gateway, signals) = (bound[0].address().unwrap(), Signals::hear().unwrap());
     std::thread::spawn(|| {
-        portcullis::server::run(compiled.gateway, compiled.settings, bound, None, signals);
+        portcullis::server::run(Start::new(compiled, bound, signals));
     });
     let mut client = TcpStream::connect(gateway).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -401,12 +401,3 @@ fn a_request_still_arriving_is_waited_for() {
     assert_eq!((response.status, response.text().as_str()), (200, "10"));
     assert_eq!(gateway.wait_exit().code(), Some(0));
 }
-
-#[test]
-fn the_signal_of_what_is_not_built_yet_does_not_kill() {
-    let mut gateway = Gateway::start("routes: [{path: /, respond: {body: hi}}]");
-    gateway.signal("USR2");
-    gateway.wait_log(&["upgrading is not built yet"]);
-    assert!(gateway.is_running());
-    assert_eq!(get(gateway.address(), "/").text(), "hi");
-}

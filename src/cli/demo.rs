@@ -6,7 +6,8 @@ mod service;
 
 use super::{run, NOT_STARTED, REFUSED};
 use crate::config::{self, load::System};
-use crate::server::listen::{self, Bound};
+use crate::server::sockets::{Bound, Inherited};
+use crate::server::Start;
 use clap::Args;
 use service::Service;
 use std::net::SocketAddr;
@@ -40,20 +41,18 @@ pub(super) fn demo(options: &Options) -> u8 {
         }
     };
     // Bound here to know the port that `--listen 127.0.0.1:0` got, and to speak plainly when it is taken.
-    let bound = match listen::bind_all(&compiled.settings.listeners) {
-        Ok(bound) => bound,
+    let bound = match Inherited::default().bind_all(&compiled.settings.listeners) {
+        Ok((bound, _)) => bound,
         Err(e) => {
             eprintln!("{}", e.0);
             eprintln!("Stop what uses it, or choose another: portcullis demo --listen 127.0.0.1:8081");
             return NOT_STARTED;
         }
     };
-    let address = match bound.first() {
-        Some(Bound::Tcp(listener)) => listener.local_addr().unwrap_or(options.listen),
-        _ => options.listen,
-    };
+    let address = bound.first().and_then(Bound::address).unwrap_or(options.listen);
     super::say(welcome(&text.replace(&options.listen.to_string(), &address.to_string()), address));
-    run::serve_bound(compiled, bound, None, signals)
+    run::announce(&compiled, "the demo");
+    run::serve(Start::new(compiled, bound, signals))
 }
 
 fn configuration(listen: SocketAddr, services: &[Service; 2]) -> String {

@@ -4,8 +4,10 @@
 
 mod check;
 mod demo;
+mod operate;
 mod run;
 
+use crate::server::control;
 use clap::{Args, Parser, Subcommand};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -48,7 +50,13 @@ Example: portcullis run -c conf/minimal.yaml
 SIGTERM or Ctrl-C: no new connections, requests in flight get `grace_period` (30s unless configured).
 The same again: ends at once. Without requests in flight it ends at once anyway.
 SIGHUP: reads FILE again and serves it if it has no error; the log says so, or names every error.
+SIGUSR2: starts the binary anew, hands it the sockets, and leaves only when it serves.
+--upgrade is for a supervisor that starts the new process itself: it asks the gateway that takes commands at FILE's
+`control.socket` for its sockets, and does not start if it does not get them.
 Exit codes: 0 stopped as told, 1 bad configuration, 3 could not start (an address in use, a file not readable).";
+
+const OPERATE: &str = "\
+Exit codes: 0 done, 1 refused (nothing has changed; every reason is on standard error), 2 wrong usage.";
 
 const CHECK: &str = "\
 Example: portcullis check -c conf/reference.yaml
@@ -63,11 +71,29 @@ terminal, and serves until Ctrl-C.";
 #[derive(Subcommand)]
 enum Command {
     /// Serve until told to stop (SIGTERM or Ctrl-C lets requests finish, a second one does not)
-    #[command(after_help = RUN, override_usage = "portcullis run [-c FILE]")]
-    Run(File),
+    #[command(after_help = RUN, override_usage = "portcullis run [-c FILE] [--upgrade]")]
+    Run(Run),
     /// Validate a configuration: exit 0, or 1 with every error as FILE:LINE:COL: PATH: MESSAGE
     #[command(after_help = CHECK, override_usage = "portcullis check [-c FILE]")]
     Check(File),
+    /// Have the running gateway read its configuration again: all of it or none
+    #[command(after_help = OPERATE)]
+    Reload(operate::Gateway),
+    /// Have it replaced by a new process of the same binary file; the old one goes on if that does not serve
+    #[command(after_help = OPERATE)]
+    Upgrade(operate::Gateway),
+    /// Do the one that is needed: upgrade for a new binary or a changed `threads` or `control`, else reload
+    #[command(after_help = OPERATE)]
+    ReloadOrUpgrade(operate::Gateway),
+    /// Show how it is
+    #[command(after_help = OPERATE)]
+    Status(operate::Gateway),
+    /// Have it close its listeners and let go of its clients, and stay; returns when nothing is open
+    #[command(after_help = OPERATE)]
+    Drain(operate::Gateway),
+    /// Have it listen again after a drain
+    #[command(after_help = OPERATE)]
+    Undrain(operate::Gateway),
     /// Start embedded demo services behind a gateway on 127.0.0.1:8080
     #[command(after_help = DEMO)]
     Demo(demo::Options),
@@ -80,6 +106,15 @@ struct File {
     config: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    file: File,
+    /// Take the sockets of the gateway that runs with this configuration, and replace it
+    #[arg(long)]
+    upgrade: bool,
+}
+
 /// Runs the command given on the command line; returns the exit code.
 pub fn main() -> u8 {
     let arguments = match Arguments::try_parse() {
@@ -90,7 +125,13 @@ pub fn main() -> u8 {
         }
     };
     match arguments.command {
-        Command::Run(file) => run::run(file.config),
+        Command::Run(options) => run::run(options.file.config, options.upgrade),
+        Command::Reload(gateway) => operate::ask(&gateway, control::Command::Reload),
+        Command::Upgrade(gateway) => operate::ask(&gateway, control::Command::Upgrade),
+        Command::ReloadOrUpgrade(gateway) => operate::ask(&gateway, control::Command::ReloadOrUpgrade),
+        Command::Status(gateway) => operate::ask(&gateway, control::Command::Status),
+        Command::Drain(gateway) => operate::ask(&gateway, control::Command::Drain),
+        Command::Undrain(gateway) => operate::ask(&gateway, control::Command::Undrain),
         Command::Check(file) => check::check(file.config),
         Command::Demo(options) => demo::demo(&options),
     }

@@ -7,7 +7,7 @@ use super::raw::{
     RawUpstream,
 };
 use crate::base::client::TrustedProxies;
-use crate::gateway::{Action, Gateway, Limits, Retry, Route, Rules, Settings, Split};
+use crate::gateway::{Action, Gateway, Limits, Retry, Route, Rules, Settings, Split, Timing};
 use crate::policy::max_body::MaxBody;
 use crate::policy::rewrite::{PathRewrite, Rewrite};
 use crate::policy::{Chain, Policy};
@@ -35,7 +35,6 @@ pub struct Compiled {
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
-const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 const DEFAULT_POOL: usize = 128;
 const DEFAULT_RETRY: Retry = Retry { attempts: 2, connect: true, reset: true };
 
@@ -47,6 +46,7 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
     for upstream in &raw.upstreams {
         upstreams.add(spec(upstream));
     }
+    let timing = timing(&raw);
     let mut names = HashMap::new();
     let mut shared = Shared::default();
     let count = raw.routes.len();
@@ -71,6 +71,7 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
         .collect();
     let settings = Settings {
         listeners: raw.listeners.into_iter().map(|l| l.value).collect(),
+        control: raw.control.clone(),
         threads: raw.threads,
         pool: upstreams.pool.max(1),
     };
@@ -80,7 +81,7 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
         limits: limits(&raw.limits),
         upstreams: upstreams.all,
         resolver: Arc::new(Resolver::new(raw.resolver)),
-        grace_period: raw.grace_period.unwrap_or(DEFAULT_GRACE),
+        timing,
         generation: 0,
     };
     Compiled { gateway, settings, routes: count }
@@ -178,6 +179,16 @@ fn health(raw: &RawHealthCheck, upstream: &str) -> HealthSpec {
         timeout: raw.timeout.unwrap_or(Duration::from_secs(1)).min(interval),
         healthy_after: raw.healthy_after.unwrap_or(1) as usize,
         unhealthy_after: raw.unhealthy_after.unwrap_or(3) as usize,
+    }
+}
+
+fn timing(raw: &Raw) -> Timing {
+    let s = Duration::from_secs;
+    Timing {
+        grace_period: raw.grace_period.unwrap_or(s(30)),
+        linger: raw.linger.unwrap_or(s(1)),
+        upgrade: raw.upgrade.timeout.unwrap_or(s(60)),
+        rollback: raw.upgrade.rollback_window.unwrap_or(s(30)),
     }
 }
 

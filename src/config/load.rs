@@ -35,6 +35,12 @@ pub fn find(named: Option<PathBuf>) -> Result<PathBuf, LoadError> {
     })
 }
 
+/// Where the gateway of this file takes commands, if the file says so; whatever else is wrong with it.
+pub fn control_socket(path: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(path).ok()?;
+    super::socket_of(&text, &System)
+}
+
 /// Reads and compiles a file.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ mod read;
 pub mod yaml;
 
 pub use compile::Compiled;
-pub use load::{find, load, load_over};
+pub use load::{control_socket, find, load, load_over};
 
 use crate::error::ConfigError;
 use crate::upstream::Upstream;
@@ -55,4 +55,10 @@ fn compile_over(
     } else {
         Err(cx.into_errors())
     }
+}
+
+/// `control.socket` of a text, whatever else is wrong with it.
+fn socket_of(text: &str, secrets: &dyn Secrets) -> Option<std::path::PathBuf> {
+    let cx = Context::new("", secrets);
+    read::file(&Item::root(yaml::parse(text).ok()?, &cx)).control
 }

@@ -11,6 +11,7 @@ use crate::upstream::balance::HashOn;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The whole file.
@@ -22,6 +23,12 @@ pub struct Raw {
     pub threads: Option<usize>,
     /// `grace_period`.
     pub grace_period: Option<Duration>,
+    /// `linger`.
+    pub linger: Option<Duration>,
+    /// `upgrade`.
+    pub upgrade: RawUpgrade,
+    /// `control`.
+    pub control: Option<PathBuf>,
     /// `trusted_proxies`.
     pub trusted_proxies: Vec<IpNet>,
     /// `resolver.servers`.
@@ -92,6 +99,14 @@ pub enum Balance {
     Random,
     /// Ketama over a property of the request.
     ConsistentHash(HashOn),
+}
+
+/// `upgrade`.
+#[derive(Debug, Default, Clone)]
+#[allow(missing_docs)] // the keys of the file, one each
+pub struct RawUpgrade {
+    pub timeout: Option<Duration>,
+    pub rollback_window: Option<Duration>,
 }
 
 /// `health_check`.

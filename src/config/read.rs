@@ -4,12 +4,13 @@ mod route;
 mod upstream;
 
 use super::decode::{At, Item};
-use super::raw::{positive_duration, Raw, RawLimits};
+use super::raw::{positive_duration, Raw, RawLimits, RawUpgrade};
 use crate::base::units;
 use crate::gateway::Bind;
 use crate::policy::rewrite;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Reads the whole file; what is wrong is noted in the item's run and left out.
@@ -29,6 +30,11 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
         .map(|n| n.value as usize);
     raw.grace_period =
         fields.get("grace_period").and_then(|i| i.parse("a duration", units::duration)).map(|d| d.value);
+    raw.linger = fields.get("linger").and_then(|i| i.parse("a duration", linger)).map(|d| d.value);
+    if let Some(item) = fields.get("upgrade") {
+        raw.upgrade = upgrade(&item).unwrap_or_default();
+    }
+    raw.control = fields.get("control").and_then(|item| control(&item));
     if let Some(item) = fields.get("trusted_proxies") {
         raw.trusted_proxies = item
             .items("a list of networks such as [10.0.0.0/8]")
@@ -64,6 +70,43 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
     raw
 }
 
+/// Shorter than any client's patience: it is waited for even when none sends anything.
+fn linger(text: &str) -> Result<Duration, String> {
+    let linger = units::duration(text)?;
+    if linger > Duration::from_secs(10) {
+        return Err(format!("{text} is too long: between 0s and 10s"));
+    }
+    Ok(linger)
+}
+
+fn upgrade(item: &Item<'_, '_>) -> Option<RawUpgrade> {
+    let fields = item.fields("a mapping such as {rollback_window: 30s}")?;
+    let time = |name, parse: fn(&str) -> Result<Duration, String>| {
+        fields.get(name).and_then(|i| i.parse("a duration", parse)).map(|d| d.value)
+    };
+    let upgrade = RawUpgrade {
+        timeout: time("timeout", positive_duration),
+        rollback_window: time("rollback_window", units::duration),
+    };
+    fields.close();
+    Some(upgrade)
+}
+
+fn control(item: &Item<'_, '_>) -> Option<PathBuf> {
+    let fields = item.fields("a mapping such as {socket: /run/portcullis/control.sock}")?;
+    let socket = fields.need("socket").and_then(|i| i.parse("a path", socket_path));
+    fields.close();
+    socket.map(|s| s.value)
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    // sun_path has 108 bytes, the last a NUL
+    if !text.starts_with('/') || text.len() > 107 {
+        return Err(format!("expected a path that begins with / and has at most 107 bytes, found {text:?}"));
+    }
+    Ok(text.into())
+}
+
 fn listener(item: &Item<'_, '_>) -> Option<At<Bind>> {
     let fields = item.fields("a mapping such as {address: 0.0.0.0:8080}")?;
     let address = fields.need("address").and_then(|i| i.parse("an address to listen on", bind));
@@ -75,11 +118,10 @@ fn listener(item: &Item<'_, '_>) -> Option<At<Bind>> {
 fn bind(text: &str) -> Result<Bind, String> {
     const FORM: &str = "expected ip:port, [v6]:port or unix:/path";
     if let Some(path) = text.strip_prefix("unix:") {
-        // sun_path has 108 bytes, the last a NUL
-        if !path.starts_with('/') || path.len() > 107 {
-            return Err(format!("{FORM}; a socket's path begins with / and has at most 107 bytes"));
-        }
-        return Ok(Bind::Unix(path.into()));
+        let path = socket_path(path);
+        return path
+            .map(Bind::Unix)
+            .map_err(|_| format!("{FORM}; a socket's path begins with / and has at most 107 bytes"));
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(Bind::Tcp(address));

@@ -21,6 +21,11 @@ struct Problem {
     detail: Cow<'static, str>,
 }
 
+/// The status that a cause is answered with.
+pub(super) fn status(reject: &Reject) -> u16 {
+    problem(reject).status
+}
+
 /// The answer to a cause. 499, as in NGINX: nobody is left to answer.
 fn problem(reject: &Reject) -> Problem {
     let (status, reason, title, detail): (u16, &str, &str, Cow<'static, str>) = match reject {
@@ -312,6 +317,9 @@ pub(super) fn log(session: &Session, e: Option<&Error>, ctx: &Ctx) {
         return;
     }
     let request = session.req_header();
+    if request.uri.path() == "*" {
+        return; // the gateway asking itself whether it lives, or as idle a question of somebody else's
+    }
     let id = ctx.id.to_str().unwrap_or_default();
     let mut line =
         format!("{id} {} {} -> {} {}", request.method, request.uri.path(), problem.status, problem.reason);

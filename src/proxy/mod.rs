@@ -11,6 +11,7 @@ pub mod failure;
 pub mod forward;
 mod request;
 mod response;
+pub mod tally;
 
 use crate::gateway::Gateway;
 use arc_swap::ArcSwap;
@@ -23,11 +24,14 @@ use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::sync::Arc;
 use std::time::Duration;
+use tally::Tally;
 
 /// The gateway as Pingora's application.
 pub struct Proxy {
     /// The snapshot that new requests get.
     pub gateway: Arc<ArcSwap<Gateway>>,
+    /// Counts requests, and those that failed by the gateway's own account.
+    pub tally: Arc<Tally>,
 }
 
 #[async_trait]
@@ -122,6 +126,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
+        self.tally.count(ctx.reject.as_ref().is_some_and(|reject| failure::status(reject) >= 500));
         failure::log(session, e, ctx);
     }
 

@@ -47,11 +47,25 @@ impl Counters {
         self.requests.load(Ordering::SeqCst)
     }
 
+    /// Client connections, those included that are closing.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
     /// Waits until no request is in flight.
     pub async fn idle(&self) {
+        self.none(Self::requests).await;
+    }
+
+    /// Waits until no client is connected.
+    pub async fn deserted(&self) {
+        self.none(Self::connections).await;
+    }
+
+    async fn none(&self, of: impl Fn(&Self) -> usize) {
         loop {
             let done = self.done.notified();
-            if self.requests() == 0 {
+            if of(self) == 0 {
                 return;
             }
             done.await;
@@ -68,7 +82,9 @@ pub struct Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let counters = &self.shared.counters;
-        counters.connections.fetch_sub(1, Ordering::Relaxed);
+        if counters.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
+            counters.done.notify_waiters();
+        }
         let Some(address) = self.address else { return };
         let mut by_address = counters.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = by_address.get_mut(&address) {
@@ -88,8 +104,8 @@ impl Shared {
     pub fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Arc<Ticket>, Reject> {
         let gateway = self.gateway.load();
         let limits = &gateway.limits;
-        if self.counters.connections.fetch_add(1, Ordering::Relaxed) >= limits.connections {
-            self.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.counters.connections.fetch_add(1, Ordering::SeqCst) >= limits.connections {
+            self.counters.connections.fetch_sub(1, Ordering::SeqCst);
             return Err(Reject::TooManyConnections);
         }
         // From here on the ticket's drop takes the count back.

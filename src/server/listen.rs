@@ -1,16 +1,18 @@
-//! Sockets that listen: bound before anything is announced, so that an address in use ends the start with its
-//! reason; then accepted from in a Pingora service of our own.
+//! Accepting: one task for each listener, in a Pingora service of our own. Listeners come and go while it runs.
 //!
 //! Pingora's own listening service panics in a task thirty seconds after a failed bind while the process lives on,
-//! cannot count connections and cannot watch over a head's deadline, so this one stands in its place.
+//! cannot count connections, cannot watch over a head's deadline, and has the listeners that it started with for ever,
+//! so this one stands in its place.
 
 use super::connection::{self, Admission};
+use super::sockets::{self, Bound};
 use super::{Shared, StartError};
 use crate::error::Reject;
 use crate::gateway::Bind;
 use crate::proxy::{failure, Proxy};
 use crate::wire::socket::Socket;
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use log::{error, info, warn};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
@@ -18,116 +20,285 @@ use pingora_proxy::HttpProxy;
 use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::runtime::Handle;
+use tokio::sync::{watch, Notify};
+use tokio::task::JoinHandle;
 
-/// Connections that the kernel completes before we accept them.
-const BACKLOG: i32 = 4096;
 /// A pause when the process or the system is out of descriptors or memory, instead of spinning.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// A socket that listens already.
-pub enum Bound {
-    /// On an address.
-    Tcp(std::net::TcpListener),
-    /// On a path.
-    Unix(std::os::unix::net::UnixListener, String),
+/// What the gateway asks itself: no route has the path `*`, so no upstream is in it, and there must be a 404.
+const QUESTION: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost: itself\r\nConnection: close\r\n\r\n";
+const PROOF: &[u8] = b"HTTP/1.1 404 ";
+
+/// All listeners of the process. A socket stays here while nothing is accepted from it, so that it can be handed over or
+/// accepted from again.
+pub struct Listeners {
+    open: Mutex<Vec<Open>>,
+    /// Known once the service runs.
+    accepting: OnceLock<Accepting>,
 }
 
-/// Binds all listeners.
-///
-/// # Errors
-/// The first address that cannot be bound, and why.
-pub fn bind_all(listeners: &[Bind]) -> Result<Vec<Bound>, StartError> {
-    listeners.iter().map(bind).collect()
-}
-
-fn bind(address: &Bind) -> Result<Bound, StartError> {
-    let fail = |e: io::Error| match e.kind() {
-        io::ErrorKind::AddrInUse => {
-            StartError(format!("cannot listen on {address}: another process does already"))
-        }
-        io::ErrorKind::PermissionDenied => StartError(format!(
-            "cannot listen on {address}: not permitted (ports below 1024 need CAP_NET_BIND_SERVICE)"
-        )),
-        _ => StartError(format!("cannot listen on {address}: {e}")),
-    };
-    let bound = match address {
-        Bind::Tcp(tcp) => Bound::Tcp(bind_tcp(*tcp).map_err(fail)?),
-        Bind::Unix(path) => Bound::Unix(bind_unix(path).map_err(fail)?, address.to_string()),
-    };
-    Ok(bound)
-}
-
-fn bind_tcp(address: std::net::SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    socket.set_reuse_address(true)?; // a restart must not wait for old connections' TIME_WAIT
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?; // 0.0.0.0 and [::] can both be listened on
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// A socket file that a dead process left behind is in the way; one that answers belongs to somebody.
-fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    if std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        std::fs::remove_file(path)?;
-    }
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-/// Accepts connections and serves each in a task of its own.
-pub struct Listening {
-    bound: Vec<Bound>,
+/// What an accepted connection needs.
+#[derive(Clone)]
+struct Accepting {
+    runtime: Handle,
     proxy: Arc<HttpProxy<Proxy>>,
     shared: Arc<Shared>,
     draining: watch::Receiver<bool>,
 }
 
-impl Listening {
-    /// A service over sockets that listen already.
-    pub fn new(
-        bound: Vec<Bound>,
+struct Open {
+    bound: Bound,
+    task: Option<Task>,
+}
+
+struct Task {
+    order: watch::Sender<Order>,
+    done: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Accept,
+    /// Somebody else accepts from the same socket, or will: what waits in its queue is theirs.
+    Leave,
+    /// The socket is about to be closed: what waits in its queue is still served.
+    Close,
+}
+
+/// Sockets for the listeners of a new configuration, bound but not accepted from.
+pub struct Change {
+    added: Vec<Bound>,
+    wanted: Vec<Bind>,
+}
+
+impl Listeners {
+    /// Of sockets that listen already. Nothing is accepted before the service runs.
+    pub fn new(bound: Vec<Bound>) -> Self {
+        let open = bound.into_iter().map(|bound| Open { bound, task: None }).collect();
+        Listeners { open: Mutex::new(open), accepting: OnceLock::new() }
+    }
+
+    /// Binds what a new configuration has more; nothing else changes.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound, and why.
+    pub fn prepare(&self, wanted: &[Bind]) -> Result<Change, StartError> {
+        let present: Vec<Bind> = self.open().iter().map(|open| open.bound.at.clone()).collect();
+        let added = missing(wanted, &present).iter().map(Bound::bind).collect::<Result<_, _>>()?;
+        Ok(Change { added, wanted: wanted.to_vec() })
+    }
+
+    /// Accepts from what was added, and closes what is not configured any more. Returns how many were added, and the names
+    /// that the service manager knows the closed ones by.
+    pub async fn commit(&self, change: Change) -> (usize, Vec<String>) {
+        let added = change.added.len();
+        let removed = {
+            let mut open = self.open();
+            let present: Vec<Bind> = open.iter().map(|open| open.bound.at.clone()).collect();
+            let mut removed = Vec::new();
+            for at in missing(&present, &change.wanted) {
+                if let Some(place) = open.iter().position(|open| open.bound.at == at) {
+                    removed.push(open.remove(place));
+                }
+            }
+            open.extend(change.added.into_iter().map(|bound| Open { bound, task: None }));
+            removed
+        };
+        self.accept();
+        let names = removed.iter().map(|open| sockets::store_name(&open.bound.at)).collect();
+        for open in removed {
+            info!("no longer listening on {}", open.bound.name());
+            open.bound.remove_file();
+            close(open).await;
+        }
+        (added, names)
+    }
+
+    /// Accepts from every socket from which nothing is accepted yet.
+    pub fn accept(&self) {
+        let Some(accepting) = self.accepting.get() else { return };
+        for open in self.open().iter_mut().filter(|open| open.task.is_none()) {
+            match accepting.begin(&open.bound) {
+                Ok(task) => {
+                    info!("listening on {}", open.bound.name());
+                    open.task = Some(task);
+                }
+                Err(e) => error!("{}: a bound socket cannot be used: {e}", open.bound.name()),
+            }
+        }
+    }
+
+    /// Binds these and accepts from them, after all were closed.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound, and why; nothing is accepted then.
+    pub fn reopen(&self, wanted: &[Bind]) -> Result<(), StartError> {
+        let change = self.prepare(wanted)?;
+        self.open().extend(change.added.into_iter().map(|bound| Open { bound, task: None }));
+        self.accept();
+        Ok(())
+    }
+
+    /// Accepts no more and keeps the sockets, whose queues are somebody else's.
+    pub async fn leave(&self) {
+        let tasks: Vec<Task> = self.open().iter_mut().filter_map(|open| open.task.take()).collect();
+        for task in tasks {
+            task.end(Order::Leave).await;
+        }
+    }
+
+    /// Closes all of them, once what waits in their queues is served. The files of Unix sockets stay, as they may be the
+    /// service manager's.
+    pub async fn close(&self) {
+        let all = std::mem::take(&mut *self.open());
+        for open in all {
+            close(open).await;
+        }
+    }
+
+    /// Closes the descriptors of this process only: the sockets are another's, with their queues and their files.
+    pub async fn forget(&self) {
+        self.leave().await;
+        self.open().clear();
+    }
+
+    /// Asks the gateway something through all of it but the network: a connection of a socket pair is served as an
+    /// accepted one, by the workers, and has to be answered.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub async fn prove(&self, patience: Duration) -> Result<(), String> {
+        let accepting = self.accepting.get().ok_or("the workers have not started")?;
+        let asked = accepting.runtime.spawn(accepting.clone().ask_itself());
+        match tokio::time::timeout(patience, asked).await {
+            Ok(Ok(Ok(answer))) if answer.starts_with(PROOF) => Ok(()),
+            Ok(Ok(Ok(other))) => {
+                Err(format!("its answer to itself was {:?}", String::from_utf8_lossy(&other)))
+            }
+            Ok(Ok(Err(e))) => Err(format!("it cannot ask itself: {e}")),
+            Ok(Err(e)) => Err(format!("asking itself failed: {e}")),
+            Err(_) => Err(format!("it did not answer itself within {patience:?}")),
+        }
+    }
+
+    /// What listens.
+    pub fn names(&self) -> Vec<String> {
+        self.open().iter().map(|open| open.bound.name()).collect()
+    }
+
+    /// Lends every socket, in one order.
+    pub fn with_all<T>(&self, use_them: impl FnOnce(&[&Bound]) -> T) -> T {
+        let open = self.open();
+        let all: Vec<&Bound> = open.iter().map(|open| &open.bound).collect();
+        use_them(&all)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Vec<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Those of the one list that are not in the other, which has each as often as it is listened on.
+fn missing(these: &[Bind], those: &[Bind]) -> Vec<Bind> {
+    let mut left = those.to_vec();
+    let is_missing = |at: &&Bind| match left.iter().position(|other| other == *at) {
+        Some(place) => {
+            left.swap_remove(place);
+            false
+        }
+        None => true,
+    };
+    these.iter().filter(is_missing).cloned().collect()
+}
+
+async fn close(open: Open) {
+    if let Some(task) = open.task {
+        task.end(Order::Close).await;
+    }
+}
+
+impl Task {
+    async fn end(self, order: Order) {
+        self.order.send_replace(order);
+        let _ = self.done.await;
+    }
+}
+
+impl Accepting {
+    fn begin(&self, bound: &Bound) -> io::Result<Task> {
+        let _within = self.runtime.enter();
+        let acceptor = Acceptor::new(bound)?;
+        let order = watch::Sender::new(Order::Accept);
+        let done = self.runtime.spawn(accept_all(acceptor, self.clone(), order.subscribe()));
+        Ok(Task { order, done })
+    }
+
+    async fn ask_itself(self) -> io::Result<Vec<u8>> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        self.greet(Socket::Unix(theirs), None, None);
+        ours.write_all(QUESTION).await?;
+        let mut answer = vec![0; PROOF.len()];
+        ours.read_exact(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// Serves a connection, or tells it that there is no room.
+    fn greet(&self, socket: Socket, peer: Option<IpAddr>, port: Option<u16>) {
+        match self.shared.admit(peer) {
+            Ok(ticket) => {
+                let admission = Admission { socket, peer, port, ticket };
+                tokio::spawn(connection::serve(
+                    admission,
+                    Arc::clone(&self.proxy),
+                    Arc::clone(&self.shared),
+                    self.draining.clone(),
+                ));
+            }
+            Err(reject) => turn_away(&socket, peer, &reject),
+        }
+    }
+}
+
+/// The Pingora service in whose runtime connections are served.
+pub(super) struct Workers {
+    listeners: Arc<Listeners>,
+    proxy: Arc<HttpProxy<Proxy>>,
+    shared: Arc<Shared>,
+    draining: watch::Receiver<bool>,
+    ready: Arc<Notify>,
+}
+
+impl Workers {
+    /// Tells `ready` once connections can be served; accepting them is for the caller to begin.
+    pub(super) fn new(
+        listeners: Arc<Listeners>,
         proxy: Arc<HttpProxy<Proxy>>,
         shared: Arc<Shared>,
         draining: watch::Receiver<bool>,
+        ready: Arc<Notify>,
     ) -> Self {
-        Listening { bound, proxy, shared, draining }
+        Workers { listeners, proxy, shared, draining, ready }
     }
 }
 
 #[async_trait]
-impl Service for Listening {
-    async fn start_service(&mut self, _: Option<ListenFds>, _: ShutdownWatch, _: usize) {
-        let mut loops = Vec::new();
-        for bound in self.bound.drain(..) {
-            let acceptor = match Acceptor::new(bound) {
-                Ok(acceptor) => acceptor,
-                Err(e) => {
-                    error!("a bound socket cannot be used: {e}");
-                    std::process::exit(3);
-                }
-            };
-            info!("listening on {}", acceptor.name);
-            let (proxy, shared, draining) =
-                (Arc::clone(&self.proxy), Arc::clone(&self.shared), self.draining.clone());
-            loops.push(tokio::spawn(accept_all(acceptor, proxy, shared, draining)));
-        }
-        for running in loops {
-            let _ = running.await;
-        }
+impl Service for Workers {
+    async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
+        let accepting = Accepting {
+            runtime: Handle::current(),
+            proxy: Arc::clone(&self.proxy),
+            shared: Arc::clone(&self.shared),
+            draining: self.draining.clone(),
+        };
+        let _ = self.listeners.accepting.set(accepting); // a service starts once
+        self.ready.notify_one();
+        let _ = shutdown.changed().await;
     }
 
     fn name(&self) -> &str {
@@ -147,20 +318,12 @@ enum Kind {
 }
 
 impl Acceptor {
-    fn new(bound: Bound) -> io::Result<Self> {
-        Ok(match bound {
-            Bound::Tcp(listener) => {
-                let address = listener.local_addr()?;
-                Acceptor {
-                    name: address.to_string(),
-                    port: Some(address.port()),
-                    kind: Kind::Tcp(TcpListener::from_std(listener)?),
-                }
-            }
-            Bound::Unix(listener, name) => {
-                Acceptor { name, port: None, kind: Kind::Unix(UnixListener::from_std(listener)?) }
-            }
-        })
+    fn new(bound: &Bound) -> io::Result<Self> {
+        let kind = match bound.another()? {
+            sockets::Listening::Tcp(listener) => Kind::Tcp(TcpListener::from_std(listener)?),
+            sockets::Listening::Unix(listener) => Kind::Unix(UnixListener::from_std(listener)?),
+        };
+        Ok(Acceptor { name: bound.name(), port: bound.address().map(|address| address.port()), kind })
     }
 
     async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
@@ -175,23 +338,24 @@ impl Acceptor {
     }
 }
 
-async fn accept_all(
-    acceptor: Acceptor,
-    proxy: Arc<HttpProxy<Proxy>>,
-    shared: Arc<Shared>,
-    mut draining: watch::Receiver<bool>,
-) {
-    let watch = draining.clone();
+async fn accept_all(acceptor: Acceptor, accepting: Accepting, mut order: watch::Receiver<Order>) {
     let mut complained = false;
     loop {
         let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted,
-            _ = draining.wait_for(|begun| *begun) => return,
+            ordered = order.wait_for(|order| *order != Order::Accept) => {
+                if ordered.is_ok_and(|order| *order == Order::Close) {
+                    while let Some(Ok((socket, peer))) = acceptor.accept().now_or_never() {
+                        accepting.greet(socket, peer, acceptor.port);
+                    }
+                }
+                return;
+            }
         };
         match accepted {
             Ok((socket, peer)) => {
                 complained = false;
-                greet(socket, peer, acceptor.port, &proxy, &shared, &watch);
+                accepting.greet(socket, peer, acceptor.port);
             }
             Err(e) if is_of_the_client(&e) => {}
             Err(e) => {
@@ -208,29 +372,6 @@ async fn accept_all(
 fn is_of_the_client(e: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(e.kind(), K::ConnectionAborted | K::ConnectionReset | K::ConnectionRefused | K::Interrupted)
-}
-
-/// Serves a connection, or tells it that there is no room.
-fn greet(
-    socket: Socket,
-    peer: Option<IpAddr>,
-    port: Option<u16>,
-    proxy: &Arc<HttpProxy<Proxy>>,
-    shared: &Arc<Shared>,
-    draining: &watch::Receiver<bool>,
-) {
-    match shared.admit(peer) {
-        Ok(ticket) => {
-            let admission = Admission { socket, peer, port, ticket };
-            tokio::spawn(connection::serve(
-                admission,
-                Arc::clone(proxy),
-                Arc::clone(shared),
-                draining.clone(),
-            ));
-        }
-        Err(reject) => turn_away(&socket, peer, &reject),
-    }
 }
 
 /// One attempt to write, without a task: a flood must cost less than what it displaces.

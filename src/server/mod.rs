@@ -1,28 +1,50 @@
-//! The process: puts the rooms together, binds, serves, and leaves.
+//! The process: puts the rooms together, binds, serves, is changed while it serves, and leaves.
+//!
+//! In reading order: [`sockets`] bound or inherited, [`listen`] accepts from them, [`connection`] serves one; [`life`] is what
+//! the process does about [`signals`], the [`control`] socket's commands, its successor ([`upgrade`]) and its predecessor
+//! ([`succeed`]), who speak by [`hand_over`]; [`reload`] changes the configuration.
 //!
 //! Everything that can fail at start fails before anything is announced, with an exit code that tells a bad
 //! configuration from an address in use.
 
 mod background;
 pub mod connection;
+pub mod control;
+pub mod hand_over;
+pub mod life;
 pub mod listen;
 pub mod reload;
 pub mod signals;
+pub mod sockets;
+pub mod succeed;
+mod systemd;
+pub mod upgrade;
 
+use crate::config::Compiled;
 use crate::gateway::{Gateway, Limits, Settings};
+use crate::proxy::tally::Tally;
 use crate::proxy::Proxy;
 use crate::wire::linger::Farewell;
 use arc_swap::ArcSwap;
 use background::Background;
-use listen::{Bound, Listening};
+use life::{Birth, Life};
+use listen::{Listeners, Workers};
 use log::{info, warn};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora_proxy::http_proxy;
 use reload::Reloads;
-use signals::{Drain, Signals};
+use signals::Signals;
+use sockets::Bound;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use succeed::Predecessor;
+use tokio::sync::{watch, Notify};
+use upgrade::Launch;
+
+/// Of this binary.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// What every connection shares.
 pub struct Shared {
@@ -32,22 +54,56 @@ pub struct Shared {
     pub counters: connection::Counters,
     /// The process is leaving: answers say so, and closing connections are waited for.
     pub farewell: Arc<Farewell>,
+    /// How it went so far.
+    pub tally: Arc<Tally>,
 }
 
 /// Why the process could not start.
 #[derive(Debug)]
 pub struct StartError(pub String);
 
-/// Serves on listeners that are bound already, until told to stop; then returns. `file` is what a reload reads.
-pub fn run(
-    mut gateway: Gateway,
-    settings: Settings,
-    bound: Vec<Bound>,
-    file: Option<PathBuf>,
-    signals: Signals,
-) {
+/// What a process serves with.
+pub struct Start {
+    /// The first snapshot.
+    pub gateway: Gateway,
+    /// What the process is built with.
+    pub settings: Settings,
+    /// Sockets that listen already.
+    pub bound: Vec<Bound>,
+    /// Names of sockets that the service manager keeps and no listener has.
+    pub unclaimed: Vec<String>,
+    /// Whether the service manager started it with sockets.
+    pub inherited: bool,
+    /// What a reload reads and an upgrade passes on; none for the demo.
+    pub file: Option<PathBuf>,
+    /// Heard since the start.
+    pub signals: Signals,
+    /// The process to replace.
+    pub predecessor: Option<Predecessor>,
+}
+
+impl Start {
+    /// Of a process that nobody was before, with sockets of its own and no file.
+    pub fn new(compiled: Compiled, bound: Vec<Bound>, signals: Signals) -> Start {
+        let Compiled { gateway, settings, .. } = compiled;
+        Start {
+            gateway,
+            settings,
+            bound,
+            unclaimed: Vec::new(),
+            inherited: false,
+            file: None,
+            signals,
+            predecessor: None,
+        }
+    }
+}
+
+/// Serves until told to stop; false when it could not begin to.
+pub fn run(start: Start) -> bool {
+    let Start { mut gateway, settings, bound, unclaimed, inherited, file, signals, predecessor } = start;
     fit_descriptors(&mut gateway.limits);
-    gateway.generation = 1;
+    gateway.generation = predecessor.as_ref().map_or(1, |predecessor| predecessor.terms.generation + 1);
     let conf = ServerConf {
         threads: settings.threads.unwrap_or_else(processors),
         // Pingora's other runtime, a queue for each thread, saves 2% of a request at best, but runs what
@@ -56,7 +112,7 @@ pub fn run(
         upstream_keepalive_pool_size: settings.pool,
         // Our own `Retry` decides; this only bounds it.
         max_retries: crate::config::MAX_ATTEMPTS + 2,
-        // `Drain` has waited for the requests already when it reports.
+        // `Life` has waited for the requests already when it reports.
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),
         ..ServerConf::default()
@@ -67,16 +123,49 @@ pub fn run(
         gateway: Arc::clone(&gateway),
         counters: connection::Counters::default(),
         farewell: Arc::default(),
+        tally: Arc::default(),
     });
-    let proxy = Arc::new(http_proxy(&server.configuration, Proxy { gateway: Arc::clone(&gateway) }));
-    let reloads = Arc::new(Reloads::new(file, settings, Arc::clone(&shared)));
-    let drain = Drain::new(Arc::clone(&shared), Arc::clone(&reloads), signals);
-    let background = server.add_service(Background::service(gateway, reloads));
-    let listening = server.add_service(Listening::new(bound, proxy, shared, drain.begun()));
+    let proxy = Proxy { gateway: Arc::clone(&gateway), tally: Arc::clone(&shared.tally) };
+    let proxy = Arc::new(http_proxy(&server.configuration, proxy));
+    let control = control::place(settings.control.as_deref());
+    let launch = file.clone().and_then(|file| match Launch::again(file) {
+        Ok(launch) => Some(launch),
+        Err(e) => {
+            warn!("there will be no upgrade: {e}");
+            None
+        }
+    });
+    let listeners = Arc::new(Listeners::new(bound));
+    let reloads = Arc::new(Reloads::new(file, settings, Arc::clone(&listeners), Arc::clone(&shared)));
+    let (draining, ready) = (watch::Sender::new(false), Arc::new(Notify::new()));
+    let workers = Workers::new(
+        Arc::clone(&listeners),
+        proxy,
+        Arc::clone(&shared),
+        draining.subscribe(),
+        Arc::clone(&ready),
+    );
+    let background = server.add_service(Background::service(gateway, Arc::clone(&reloads)));
+    let listening = server.add_service(workers);
     // Names resolved and targets checked first, so that the first request meets known health.
     listening.add_dependency(&background);
-    server.run(RunArgs { shutdown_signal: Box::new(drain) });
+    let life = Life::new(Birth {
+        shared,
+        listeners,
+        reloads,
+        signals,
+        draining,
+        ready,
+        control,
+        launch,
+        predecessor,
+        unclaimed,
+        inherited,
+    });
+    let failed = life.failed();
+    server.run(RunArgs { shutdown_signal: Box::new(life) });
     info!("stopped");
+    !failed.load(Ordering::SeqCst)
 }
 
 /// Those that the process may use.

@@ -5,100 +5,131 @@
 //! the next ones on every connection, kept or new, get the new one. Upstreams that stay as they are configured are
 //! the same objects in both, with their balancer, health and names.
 //!
-//! Refused, with the old snapshot serving on: a file that cannot be read or has an error; a change of what the process
-//! is built with ([`Settings`]), with the key that changed; everything once the process is leaving. The pool of
-//! idle upstream connections is the exception: its size follows from the upstreams, which may come and go, so it
-//! stays what it was and the log says so.
+//! Listeners that are new are bound before anything changes, and accepted from once the new snapshot serves; those that are
+//! gone are closed after that, when what waits in their queues has been accepted.
 //!
-//! Anybody may ask by [`Reloads::request`], from any thread; the reload itself runs in the background service alone,
-//! one at a time. Requests that come while one runs are one more reload after it, which reads the file anew: the last
-//! word wins, and no word is lost.
+//! Refused, with the old snapshot serving on: a file that cannot be read or has an error; an address that cannot be
+//! listened on; a change of what else the process is built with ([`Settings`]), with the key that changed; everything once
+//! the process is leaving. The pool of idle upstream connections is the exception: its size follows from the
+//! upstreams, which may come and go, so it stays what it was and the log says so.
+//!
+//! Anybody may ask, from any thread; the reload itself runs in the background service alone, one at a time. Who asks while
+//! one runs gets one more after it, which reads the file anew: the last word wins, and no word is lost.
 
 use super::background::{prepare, Upkeep};
+use super::listen::Listeners;
 use super::{fit_descriptors, processors, Shared};
 use crate::config::load::LoadError;
 use crate::config::{self, Compiled};
 use crate::error::ConfigError;
 use crate::gateway::{Bind, Gateway, Settings};
 use crate::upstream::Upstream;
-use log::{error, info, warn};
+use log::{error, info};
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::{oneshot, Notify};
 
 /// Asks for reloads and carries them out.
 pub struct Reloads {
     file: Option<PathBuf>,
-    running: Settings,
+    running: Mutex<Settings>,
+    listeners: Arc<Listeners>,
     shared: Arc<Shared>,
-    /// Holds one request at most: many before a reload begins are one.
+    /// Who waits for the next reload; many before it begins are one.
+    waiting: Mutex<Vec<oneshot::Sender<Outcome>>>,
     asked: Notify,
 }
 
 /// Why nothing changed, one line each, as `check` prints them.
-type Refused = Vec<String>;
-
-/// What a reload did.
-struct Done {
-    generation: u64,
-    routes: usize,
-    upstreams: usize,
-    new: usize,
-    removed: usize,
-    took: Duration,
+#[derive(Debug, Clone)]
+pub(super) enum Refused {
+    /// The file is wrong, or its listeners cannot be bound.
+    Wrong(Vec<String>),
+    /// What changed is what a process is built with.
+    NeedsNewProcess(Vec<String>),
 }
+
+/// What a reload did in a line, and the names of the sockets it has closed.
+type Outcome = Result<(String, Vec<String>), Refused>;
 
 impl Reloads {
     /// Reloads of this file into `shared`, for a process that was built with these settings. Without a file there is
     /// nothing to reload.
-    pub(super) fn new(file: Option<PathBuf>, running: Settings, shared: Arc<Shared>) -> Self {
-        Reloads { file, running, shared, asked: Notify::new() }
+    pub(super) fn new(
+        file: Option<PathBuf>,
+        running: Settings,
+        listeners: Arc<Listeners>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Reloads {
+            file,
+            running: Mutex::new(running),
+            listeners,
+            shared,
+            waiting: Mutex::default(),
+            asked: Notify::new(),
+        }
     }
 
-    /// Asks for a reload; returns at once.
-    pub fn request(&self) {
+    /// Asks for a reload and waits until one that began after this is over.
+    pub(super) async fn ask(&self) -> Outcome {
+        let (to, outcome) = oneshot::channel();
+        lock(&self.waiting).push(to);
         self.asked.notify_one();
+        let ended = || Refused::Wrong(vec!["the process ended first".to_owned()]);
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Where the configuration that serves has the process listen.
+    pub(super) fn listeners(&self) -> Vec<Bind> {
+        lock(&self.running).listeners.clone()
     }
 
     /// Carries out what is asked for, for ever.
     pub(super) async fn serve(&self, upkeep: &mut Upkeep) {
         loop {
             self.asked.notified().await;
-            let Some(file) = &self.file else {
-                warn!("nothing to reload: the configuration came from no file");
-                continue;
-            };
-            match self.reload(file, upkeep).await {
-                Ok(Done { generation, routes, upstreams, new, removed, took }) => info!(
-                    "reloaded {}: generation {generation}, routes: {routes}, upstreams: {upstreams} ({new} new, \
-                     {removed} removed), in {took:.1?}",
-                    file.display()
-                ),
-                Err(reasons) => {
+            let waiting = std::mem::take(&mut *lock(&self.waiting));
+            let outcome = self.reload(upkeep).await;
+            match &outcome {
+                Ok((done, _)) => info!("{done}"),
+                Err(Refused::Wrong(reasons) | Refused::NeedsNewProcess(reasons)) => {
                     reasons.iter().for_each(|reason| error!("{reason}"));
                     let generation = self.shared.gateway.load().generation;
-                    error!("{} not reloaded: generation {generation} goes on", file.display());
+                    error!("{} not reloaded: generation {generation} goes on", self.source());
                 }
+            }
+            for one in waiting {
+                let _ = one.send(outcome.clone()); // who asked may be gone
             }
         }
     }
 
-    async fn reload(&self, file: &Path, upkeep: &mut Upkeep) -> Result<Done, Refused> {
+    fn source(&self) -> String {
+        self.file.as_ref().map_or_else(|| "the demo".to_owned(), |file| file.display().to_string())
+    }
+
+    async fn reload(&self, upkeep: &mut Upkeep) -> Outcome {
+        let wrong = |reason: &str| Refused::Wrong(vec![reason.to_owned()]);
+        let Some(file) = &self.file else {
+            return Err(wrong("nothing to reload: the configuration came from no file"));
+        };
         let started = Instant::now();
         let old = self.shared.gateway.load_full();
-        let Compiled { mut gateway, settings, routes } = load(file, &old).await?;
-        self.needs_no_restart(file, &settings)?;
+        let Compiled { mut gateway, settings, routes } = load(file, &old).await.map_err(Refused::Wrong)?;
+        self.needs_no_new_process(file, &settings)?;
+        let change = self.listeners.prepare(&settings.listeners).map_err(|e| wrong(&e.0))?;
         fit_descriptors(&mut gateway.limits);
         gateway.generation = old.generation + 1;
         let new = not_in(&gateway.upstreams, &old.upstreams);
         if !prepare(&new, &gateway.resolver).await {
-            return Err(vec!["an upstream could not be prepared".to_owned()]);
+            return Err(wrong("an upstream could not be prepared"));
         }
         if self.shared.farewell.is_leaving() {
-            return Err(vec!["the process is leaving".to_owned()]);
+            return Err(wrong("the process is leaving"));
         }
         self.mind_the_pool(&settings);
         let removed = not_in(&old.upstreams, &gateway.upstreams).len();
@@ -106,43 +137,63 @@ impl Reloads {
         let gateway = Arc::new(gateway);
         self.shared.gateway.store(Arc::clone(&gateway));
         upkeep.follow(&gateway.upstreams);
-        Ok(Done { generation, routes, upstreams, new: new.len(), removed, took: started.elapsed() })
+        lock(&self.running).listeners = settings.listeners;
+        let (added, closed) = self.listeners.commit(change).await;
+        let listeners = match (added, closed.len()) {
+            (0, 0) => String::new(),
+            (added, closed) => format!(", listeners: {added} new, {closed} removed"),
+        };
+        let (source, new, took) = (self.source(), new.len(), started.elapsed());
+        let done = format!(
+            "reloaded {source}: generation {generation}, routes: {routes}, upstreams: {upstreams} ({new} new, \
+             {removed} removed){listeners}, in {took:.1?}"
+        );
+        Ok((done, closed))
     }
 
-    fn needs_no_restart(&self, file: &Path, asked: &Settings) -> Result<(), Refused> {
+    fn needs_no_new_process(&self, file: &Path, asked: &Settings) -> Result<(), Refused> {
         let mut refused = Vec::new();
         let mut refuse = |key: &str, now: &dyn Display, then: &dyn Display| {
-            let message = format!("a change needs a restart; it is {now} now and would be {then}");
+            let message = format!(
+                "a change needs a new process (upgrade or restart); it is {now} now and would be {then}"
+            );
             let (file, path) = (file.display().to_string().into(), key.to_owned());
             refused.push(ConfigError { file, line: 0, column: 0, path, message }.to_string());
         };
-        let (now, then) = (listed(&self.running.listeners), listed(&asked.listeners));
-        if now != then {
-            refuse("listeners", &now, &then);
-        }
+        let running = lock(&self.running);
         // Left out it is what it was, even if the process may use other processors meanwhile.
-        let now = self.running.threads.unwrap_or_else(processors);
+        let now = running.threads.unwrap_or_else(processors);
         let then = asked.threads.unwrap_or(now);
         if now != then {
             refuse("threads", &now, &then);
         }
+        if running.control != asked.control {
+            let shown = |socket: &Option<PathBuf>| {
+                socket.as_ref().map_or_else(|| "left out".to_owned(), |path| path.display().to_string())
+            };
+            refuse("control.socket", &shown(&running.control), &shown(&asked.control));
+        }
         if refused.is_empty() {
             Ok(())
         } else {
-            Err(refused)
+            Err(Refused::NeedsNewProcess(refused))
         }
     }
 
     fn mind_the_pool(&self, asked: &Settings) {
-        let (now, asked) = (self.running.pool, asked.pool);
+        let (now, asked) = (lock(&self.running).pool, asked.pool);
         if asked > now {
-            info!("keepalive.pool: {now} idle upstream connections are kept, and {asked} after a restart");
+            info!("keepalive.pool: {now} idle upstream connections are kept, and {asked} after an upgrade or a restart");
         }
     }
 }
 
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Reads and compiles, where it keeps nobody waiting.
-async fn load(file: &Path, old: &Arc<Gateway>) -> Result<Compiled, Refused> {
+async fn load(file: &Path, old: &Arc<Gateway>) -> Result<Compiled, Vec<String>> {
     let (file, old) = (file.to_owned(), Arc::clone(old));
     let loaded = tokio::task::spawn_blocking(move || config::load_over(&file, &old.upstreams)).await;
     match loaded {
@@ -158,11 +209,4 @@ fn not_in(these: &[Arc<Upstream>], those: &[Arc<Upstream>]) -> Vec<Arc<Upstream>
     let those: HashMap<&str, &Arc<Upstream>> = those.iter().map(|u| (&**u.name(), u)).collect();
     let is_there = |u: &&Arc<Upstream>| those.get(&**u.name()).is_some_and(|other| Arc::ptr_eq(u, other));
     these.iter().filter(|u| !is_there(u)).cloned().collect()
-}
-
-/// In one order, whatever that of the file is.
-fn listed(listeners: &[Bind]) -> String {
-    let mut all: Vec<String> = listeners.iter().map(ToString::to_string).collect();
-    all.sort();
-    all.join(", ")
 }

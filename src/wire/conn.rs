@@ -9,6 +9,8 @@
 //!
 //! Dropped with request bytes unread, it closes in two steps, so that the answer is not lost to a TCP reset.
 
+mod engine;
+
 use super::chunk::{ChunkProgress, ChunkScanner};
 use super::clock::Clock;
 use super::facts::Facts;
@@ -18,17 +20,10 @@ use super::out::Out;
 pub use super::outcome::{Fault, NoHead, Pace};
 use super::socket::Socket;
 use super::wait::{BodyWait, Silence};
-use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
-    UniqueID, UniqueIDType,
-};
 use std::future::{poll_fn, Future};
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -133,19 +128,27 @@ impl Conn {
         self.pace = pace;
     }
 
-    /// Waits for the first byte of a request; false when there will be none within `patience`.
+    /// Waits for the first byte of a request; false when there will be none within `patience`, or the process is leaving
+    /// and has waited for it long enough.
     pub async fn wait_for_request(&mut self, patience: Duration) -> bool {
         if !self.ahead.is_empty() {
             return true;
         }
         let now = Instant::now();
-        for until in [now + patience.min(PARK_AFTER), now + patience] {
-            match poll_fn(|cx| self.poll_first_bytes(cx, until)).await {
-                Some(n) => return n > 0,
-                None => self.park(),
-            }
+        let soon = now + patience.min(PARK_AFTER);
+        match poll_fn(|cx| self.poll_first_bytes(cx, soon)).await {
+            Some(n) => return n > 0,
+            None => self.park(),
         }
-        false
+        // Not before: to be told of the end costs a lock, and most requests come sooner.
+        let farewell = Arc::clone(&self.farewell);
+        let mut dismissed = std::pin::pin!(farewell.dismissed());
+        let until = now + patience;
+        let first = poll_fn(|cx| match self.poll_first_bytes(cx, until) {
+            Poll::Pending => dismissed.as_mut().poll(cx).map(|()| None),
+            ready => ready,
+        });
+        first.await.is_some_and(|n| n > 0)
     }
 
     /// Reads once there is something to read: how much, 0 when the client has closed; none when `until` is over.
@@ -554,46 +557,3 @@ impl Drop for Conn {
         }
     }
 }
-
-impl std::fmt::Debug for Conn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Conn").field("peer", &self.peer).field("body", &self.body).finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl Shutdown for Conn {
-    async fn shutdown(&mut self) {
-        let _ = self.flush().await;
-    }
-}
-
-impl UniqueID for Conn {
-    fn id(&self) -> UniqueIDType {
-        match self.socket() {
-            Socket::Tcp(s) => s.as_raw_fd(),
-            Socket::Unix(s) => s.as_raw_fd(),
-        }
-    }
-}
-
-impl GetTimingDigest for Conn {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for Conn {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for Conn {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        None
-    }
-}
-
-impl Ssl for Conn {}
-impl Peek for Conn {}

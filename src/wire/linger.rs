@@ -17,9 +17,17 @@ const TOTAL: Duration = Duration::from_secs(30);
 const BYTES: usize = 64 << 20;
 
 /// What connections and the process tell each other at the end.
+///
+/// ```text
+/// serving --begin--> leaving: answers say so --dismiss--> waiting connections close
+///    ^                  |                                      |
+///    +-----cancel-------+--------------------------------------+
+/// ```
 #[derive(Debug, Default)]
 pub struct Farewell {
     leaving: AtomicBool,
+    dismissing: AtomicBool,
+    dismissed: Notify,
     lingering: AtomicUsize,
     settled: Notify,
 }
@@ -30,9 +38,29 @@ impl Farewell {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
+    /// Connections that wait for a request shall wait no more.
+    pub fn dismiss(&self) {
+        self.dismissing.store(true, Ordering::SeqCst);
+        self.dismissed.notify_waiters();
+    }
+
+    /// The process stays after all.
+    pub fn cancel(&self) {
+        self.dismissing.store(false, Ordering::SeqCst);
+        self.leaving.store(false, Ordering::Relaxed);
+    }
+
     /// Whether the process is leaving.
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Waits until [`dismiss`](Self::dismiss) is called, or returns at once if it was.
+    pub(super) async fn dismissed(&self) {
+        let dismissed = self.dismissed.notified();
+        if !self.dismissing.load(Ordering::SeqCst) {
+            dismissed.await;
+        }
     }
 
     /// Waits until no connection is closing any more.

@@ -108,6 +108,70 @@ impl Gateway {
         assert!(sent.success());
     }
 
+    /// The same with a control socket in the folder, for [`operate`](Gateway::operate).
+    pub fn start_controlled(yaml: &str) -> Gateway {
+        Gateway::start_binary(Path::new(env!("CARGO_BIN_EXE_portcullis")), yaml)
+    }
+
+    /// The same from another file than the one that was built.
+    pub fn start_binary(file: &Path, yaml: &str) -> Gateway {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("portcullis.yaml");
+        std::fs::write(&path, controlled(yaml, folder.path())).unwrap();
+        let mut gateway = Gateway::launch(file, &["run", "-c", path.to_str().unwrap()], folder);
+        let listeners = yaml.matches("address: \"127.").count().max(1);
+        gateway.addresses = wait_for("the gateway listens", || {
+            let found = gateway.listening();
+            (found.len() >= listeners).then_some(found)
+        });
+        let socket = gateway.folder.path().join("control.sock");
+        until("it takes commands", || socket.exists());
+        gateway
+    }
+
+    fn launch(file: &Path, arguments: &[&str], folder: tempfile::TempDir) -> Gateway {
+        let mut child = binary_at(file, arguments, &[]).spawn().unwrap();
+        let (log, output) = (collect(child.stderr.take().unwrap()), collect(child.stdout.take().unwrap()));
+        Gateway { child, log, output, addresses: Vec::new(), folder }
+    }
+
+    /// The addresses that the log says it listens on.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        let address = |l: &String| l.split_once("] listening on ")?.1.trim().parse().ok();
+        self.log().iter().filter_map(address).collect()
+    }
+
+    /// Puts another configuration in the place of the file, with the control socket of
+    /// [`start_controlled`](Gateway::start_controlled).
+    pub fn configure_controlled(&self, yaml: &str) {
+        self.configure(&controlled(yaml, self.folder.path()));
+    }
+
+    /// Gives a command over the control socket: exit code, standard output, standard error.
+    pub fn operate(&self, command: &str) -> (i32, String, String) {
+        run(&[command, "-c", self.file().to_str().unwrap()], self.folder.path(), &[])
+    }
+
+    /// Gives a command that must succeed; what it says.
+    pub fn command_done(&self, command: &str) -> String {
+        let (code, out, err) = self.operate(command);
+        assert_eq!(code, 0, "{command}: {out}{err}\n{}", self.log().join("\n"));
+        out
+    }
+
+    /// The process that takes commands.
+    pub fn serving_pid(&self) -> u32 {
+        let status = self.command_done("status");
+        let line = status.lines().find_map(|l| l.strip_prefix("process ")).unwrap();
+        line.trim().split(',').next().unwrap().parse().unwrap()
+    }
+
+    /// All processes that the log has named as successors, the oldest first.
+    pub fn successors(&self) -> Vec<u32> {
+        let pid = |l: &String| l.split_once("upgraded: process ")?.1.split(' ').next()?.parse().ok();
+        self.log().iter().filter_map(pid).collect()
+    }
+
     /// The configuration file of [`Gateway::start`].
     pub fn file(&self) -> PathBuf {
         self.folder.path().join("portcullis.yaml")
@@ -153,12 +217,25 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        // Successors are nobody's children, but they are ours to end if they still run this configuration.
+        let ours = self.file().display().to_string();
+        for pid in self.successors() {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&command).contains(&ours) {
+                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("the gateway's log:\n{}", self.log().join("\n"));
         }
     }
+}
+
+/// With a control socket in this folder.
+fn controlled(yaml: &str, folder: &Path) -> String {
+    with_listeners(&format!("control: {{socket: {}}}\n{yaml}", folder.join("control.sock").display()))
 }
 
 /// With a listener on a free port unless there are some.
@@ -184,11 +261,16 @@ fn collect(from: impl Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
 
 /// The binary with arguments, no environment of the test's own, and both outputs to be read.
 fn binary(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    binary_at(Path::new(env!("CARGO_BIN_EXE_portcullis")), arguments, environment)
+}
+
+fn binary_at(file: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(file);
     command
         .args(arguments)
         .env_remove("RUST_LOG")
         .env_remove("PORTCULLIS_CONFIG")
+        .env_remove("NOTIFY_SOCKET")
         .envs(environment.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

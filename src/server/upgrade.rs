@@ -1,0 +1,256 @@
+//! Being replaced: starts the binary anew, hands it the listening sockets, and is content only when it says that it
+//! serves. Until then, and whatever it does instead, this process serves on.
+//!
+//! The successor is not a child for long: the process that is started starts another and ends, so that the service
+//! manager becomes its parent, which would otherwise not notice its end.
+
+use super::hand_over::{Channel, Message, Terms, DESCRIPTORS, PROTOCOL};
+use super::VERSION;
+use log::{info, warn};
+use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+/// How a started process knows what it is: [`FORK`] or [`SERVE`]. Its standard input is the stream then.
+pub const VARIABLE: &str = "PORTCULLIS_UPGRADE";
+/// Starts the successor and ends.
+pub const FORK: &str = "fork";
+/// Is the successor.
+pub const SERVE: &str = "serve";
+
+/// From the start of a binary to its first word, and between words that cost it nothing.
+const PROMPTLY: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
+
+/// What is started in an upgrade.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    binary: PathBuf,
+    /// Device, inode, time: another file by this name is another binary.
+    identity: Option<(u64, u64, i64, i64)>,
+    file: PathBuf,
+}
+
+/// A process that serves in this one's place.
+pub struct Successor {
+    /// Its process id.
+    pub pid: u32,
+    channel: Channel,
+}
+
+/// What a successor says while the old process stays.
+pub enum Word {
+    /// It is gone without a word.
+    Gone,
+    /// It asks to be relieved.
+    TakeBack(String),
+    /// It needs the old one no more.
+    Settled,
+    /// It was told to stop, so the service stops.
+    Leaving,
+}
+
+impl Launch {
+    /// Of the binary that this process was started from, by its path, with the same configuration file.
+    ///
+    /// # Errors
+    /// When the path is not known.
+    pub fn again(file: PathBuf) -> io::Result<Launch> {
+        let binary = std::env::current_exe()?;
+        // It may have been replaced already.
+        let text = binary.to_string_lossy();
+        let binary = text.strip_suffix(" (deleted)").map_or(binary.clone(), PathBuf::from);
+        let identity = identity(&binary);
+        Ok(Launch { binary, identity, file })
+    }
+
+    /// Whether another binary has been put in the place of the running one.
+    pub fn has_changed(&self) -> bool {
+        identity(&self.binary) != self.identity
+    }
+}
+
+fn identity(binary: &std::path::Path) -> Option<(u64, u64, i64, i64)> {
+    let meta = std::fs::metadata(binary).ok()?;
+    Some((meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// Starts the binary and hands over to it. `say` is told how it goes on. When this future is dropped, so is what it started.
+///
+/// # Errors
+/// Why there is no successor; nothing of it is left then.
+pub async fn start(
+    launch: Launch,
+    sockets: Vec<(String, OwnedFd)>,
+    terms: Terms,
+    patience: Duration,
+    say: impl Fn(String),
+) -> Result<Successor, String> {
+    if std::process::id() == 1 {
+        return Err(
+            "this is process 1, and its container would end with it: replace the container instead".into()
+        );
+    }
+    let (ours, theirs) = StdUnixStream::pair().map_err(|e| format!("no stream to a successor: {e}"))?;
+    let mut forking = Forking(
+        Command::new(&launch.binary)
+            .args(["run", "--upgrade", "-c"])
+            .arg(&launch.file)
+            .env(VARIABLE, FORK)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .map_err(|e| format!("{} cannot be started: {e}", launch.binary.display()))?,
+    );
+    let channel = Channel::from_std(ours).map_err(|e| format!("no stream to a successor: {e}"))?;
+    let ended = forking.end().await?;
+    if !ended.success() {
+        return Err(format!("{} ended at once: {ended}", launch.binary.display()));
+    }
+    converse(channel, sockets, terms, patience, say).await
+}
+
+/// Hands over to a successor at the other end of the stream, however it was started.
+///
+/// # Errors
+/// Why it does not serve; it is killed then.
+pub async fn hand_over(
+    stream: UnixStream,
+    sockets: Vec<(String, OwnedFd)>,
+    terms: Terms,
+    patience: Duration,
+) -> Result<Successor, String> {
+    converse(Channel::new(stream), sockets, terms, patience, |_| {}).await
+}
+
+async fn converse(
+    mut channel: Channel,
+    sockets: Vec<(String, OwnedFd)>,
+    terms: Terms,
+    patience: Duration,
+    say: impl Fn(String),
+) -> Result<Successor, String> {
+    const WHO: &str = "the successor";
+    let until = Instant::now() + patience;
+    let lost = |e: io::Error| format!("the successor is gone: {e}");
+    let mut doomed = Doomed(None);
+    let (mut said, _) = channel.expect(WHO, PROMPTLY).await?;
+    if let Message::Started { pid } = said {
+        doomed.take(pid);
+        said = channel.expect(WHO, PROMPTLY).await?.0;
+    }
+    let pid = match said {
+        Message::Hello { protocol: PROTOCOL, version, pid } => {
+            say(format!("process {pid} starts, version {version}"));
+            pid
+        }
+        Message::Hello { protocol, version, .. } => {
+            let reason =
+                format!("{VERSION} and {version} hand over differently ({PROTOCOL}, {protocol}): restart");
+            let _ = channel.send(&Message::Refused { reasons: vec![reason.clone()] }, &[]).await;
+            return Err(reason);
+        }
+        other => return Err(format!("the successor began with {other:?}")),
+    };
+    doomed.take(pid);
+    for some in sockets.chunks(DESCRIPTORS) {
+        let names = some.iter().map(|(name, _)| name.clone()).collect();
+        let descriptors: Vec<_> = some.iter().map(|(_, descriptor)| descriptor.as_fd()).collect();
+        channel.send(&Message::Sockets { names }, &descriptors).await.map_err(lost)?;
+    }
+    channel.send(&Message::Terms(terms), &[]).await.map_err(lost)?;
+    step(&mut channel, &Message::Ready, until.saturating_duration_since(Instant::now())).await?;
+    say(format!("process {pid} is ready"));
+    channel.send(&Message::Go, &[]).await.map_err(lost)?;
+    step(&mut channel, &Message::Serving, PROMPTLY).await?;
+    doomed.spare();
+    Ok(Successor { pid, channel })
+}
+
+/// Waits for this very message.
+async fn step(channel: &mut Channel, wanted: &Message, patience: Duration) -> Result<(), String> {
+    loop {
+        match channel.expect("the successor", patience).await? {
+            (said, _) if said == *wanted => return Ok(()),
+            (Message::Started { .. }, _) => {} // overtaken by what it started
+            (other, _) => return Err(format!("the successor said {other:?} instead of {wanted:?}")),
+        }
+    }
+}
+
+impl Successor {
+    /// Its next word. May be dropped while it waits.
+    pub async fn word(&mut self) -> Word {
+        loop {
+            match self.channel.receive().await {
+                Ok(Some((Message::TakeBack { reason }, _))) => return Word::TakeBack(reason),
+                Ok(Some((Message::Leaving, _))) => return Word::Leaving,
+                Ok(Some((Message::Settled, _))) => return Word::Settled,
+                Ok(Some((other, _))) => warn!("process {} said {other:?}, which means nothing now", self.pid),
+                Ok(None) => return Word::Gone,
+                Err(e) => {
+                    warn!("process {} cannot be understood: {e}", self.pid);
+                    return Word::Gone;
+                }
+            }
+        }
+    }
+}
+
+/// The process that starts the successor; killed unless it ended.
+struct Forking(Child);
+
+impl Forking {
+    async fn end(&mut self) -> Result<ExitStatus, String> {
+        let until = Instant::now() + PROMPTLY;
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) if Instant::now() < until => tokio::time::sleep(POLL).await,
+                Ok(None) => return Err(format!("the new binary did not begin within {PROMPTLY:?}")),
+                Err(e) => return Err(format!("the new binary cannot be waited for: {e}")),
+            }
+        }
+    }
+}
+
+impl Drop for Forking {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// A successor that is killed unless it comes to serve.
+struct Doomed(Option<(u32, OwnedFd)>);
+
+impl Doomed {
+    /// Dooms this process, unless one is already.
+    fn take(&mut self, pid: u32) {
+        let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let open = || Some((pid, pidfd_open(process?, PidfdFlags::empty()).ok()?));
+        self.0 = self.0.take().or_else(open);
+    }
+
+    fn spare(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        if let Some((pid, process)) = &self.0 {
+            if pidfd_send_signal(process, Signal::KILL).is_ok() {
+                info!("process {pid} was ended");
+            }
+        }
+    }
+}

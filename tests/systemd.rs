@@ -1,0 +1,373 @@
+//! The unit files of `systemd/` under a real systemd, in a private world that `with-systemd.sh` makes: a scenario each.
+//!
+//! The script is not part of the repository: it is looked for beside it, or where `WITH_SYSTEMD` says. Where it cannot run
+//! (it needs root, systemd, overlayfs and cgroup2), every scenario is skipped with a line that says so. In the world this
+//! same test binary runs again and plays the scenario, so that it may use the kit.
+
+mod kit;
+
+use kit::raw::get;
+use kit::{until, wait_for, Raw};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+const CONFIG: &str = "/etc/portcullis/portcullis.yaml";
+const BINARY: &str = "/usr/bin/portcullis";
+
+fn script() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/with-systemd.sh");
+    let path = std::env::var_os("WITH_SYSTEMD").map_or(beside, PathBuf::from);
+    path.exists().then_some(path)
+}
+
+/// Runs a scenario of this file in a world of its own; the outcome is the scenario's.
+fn in_a_world(scenario: &str, play: fn()) {
+    if std::env::var_os("IN_THE_WORLD").is_some() {
+        return play();
+    }
+    let Some(script) = script() else {
+        eprintln!("SKIPPED {scenario}: there is no with-systemd.sh; set WITH_SYSTEMD");
+        return;
+    };
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let world = |arguments: &[&str]| {
+        let mut command = Command::new("bash");
+        command.arg(&script).args(["-u", units.to_str().unwrap()]).args(arguments);
+        command.output().unwrap()
+    };
+    if !world(&["-n", "--", "true"]).status.success() {
+        eprintln!("SKIPPED {scenario}: with-systemd.sh cannot make a world here");
+        return;
+    }
+    let this = std::env::current_exe().unwrap();
+    let this = this.to_str().unwrap();
+    let played =
+        world(&["--", "env", "IN_THE_WORLD=1", "RUST_BACKTRACE=0", this, scenario, "--exact", "--nocapture"]);
+    let (out, err) = (String::from_utf8_lossy(&played.stdout), String::from_utf8_lossy(&played.stderr));
+    assert!(played.status.success() && out.contains("1 passed"), "{out}\n{err}");
+}
+
+fn systemctl(arguments: &[&str]) -> (bool, String) {
+    let done = Command::new("systemctl").args(arguments).output().unwrap();
+    let text = [done.stdout, done.stderr].concat();
+    (done.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+fn done(arguments: &[&str]) {
+    let (good, text) = systemctl(arguments);
+    assert!(good, "systemctl {arguments:?}: {text}\n{}", journal());
+}
+
+fn property(name: &str) -> String {
+    systemctl(&["show", "-P", name, "portcullis.service"]).1.trim().to_owned()
+}
+
+fn main_pid() -> u32 {
+    property("MainPID").parse().unwrap()
+}
+
+fn journal() -> String {
+    let lines =
+        Command::new("journalctl").args(["-u", "portcullis", "--no-pager", "-o", "cat"]).output().unwrap();
+    String::from_utf8_lossy(&lines.stdout).into_owned()
+}
+
+fn wait_journal(parts: &[&str]) {
+    until(&format!("a journal line with {parts:?}"), || {
+        journal().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    });
+}
+
+/// Processes of the service.
+fn processes() -> usize {
+    let group = Path::new("/sys/fs/cgroup/system.slice/portcullis.service/cgroup.procs");
+    std::fs::read_to_string(group).map_or(0, |pids| pids.lines().count())
+}
+
+fn configure(yaml: &str) {
+    let new = format!("{CONFIG}.new");
+    std::fs::write(&new, yaml).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::rename(new, CONFIG).unwrap();
+}
+
+fn install(write: impl FnOnce(&Path)) {
+    let new = Path::new("/usr/bin/portcullis.new");
+    write(new);
+    std::fs::set_permissions(new, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(new, BINARY).unwrap();
+}
+
+fn install_binary() {
+    install(|path| {
+        std::fs::copy(env!("CARGO_BIN_EXE_portcullis"), path).unwrap();
+    });
+}
+
+fn port80() -> SocketAddr {
+    "127.0.0.1:80".parse().unwrap()
+}
+
+fn saying(text: &str, more: &str) -> String {
+    format!("listeners: [{{address: \"127.0.0.1:80\"}}]\n{more}routes: [{{path: /, respond: {{body: {text}}}}}]\n")
+}
+
+fn says() -> String {
+    get(port80(), "/").text()
+}
+
+/// Installed and started, on a port that only root or the capability may bind.
+fn started(more: &str) {
+    std::fs::create_dir_all("/etc/portcullis").unwrap();
+    install_binary();
+    configure(&saying("one", more));
+    done(&["start", "portcullis"]);
+    assert_eq!(says(), "one");
+}
+
+/// Clients that bear no failure while `work` runs.
+fn under_traffic(work: impl FnOnce()) {
+    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let kept = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let mut client = Raw::connect(port80());
+                loop {
+                    client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+                    let answer = client.response();
+                    assert_eq!(answer.status, 200);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    if answer.field("connection") == Some("close") || stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            }
+        });
+        let fresh = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(get(port80(), "/").status, 200);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let before = answered.load(Ordering::Relaxed);
+        until("clients are answered", || {
+            kept.is_finished() || fresh.is_finished() || answered.load(Ordering::Relaxed) > before + 20
+        });
+        stop.store(true, Ordering::Relaxed);
+        kept.join().expect("no request on a kept connection fails");
+        fresh.join().expect("no request on a new connection fails");
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+#[test]
+fn it_starts_reloads_and_stops() {
+    in_a_world("it_starts_reloads_and_stops", || {
+        started("");
+        assert_eq!(property("ActiveState"), "active");
+        assert_eq!(property("NFileDescriptorStore"), "1");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", main_pid())).unwrap();
+        let user = status.lines().find_map(|l| l.strip_prefix("Uid:")).unwrap().split_whitespace().next();
+        assert_ne!(user, Some("0"), "it is not root");
+        under_traffic(|| {
+            let pid = main_pid();
+            configure(&saying("two", ""));
+            done(&["reload", "portcullis"]);
+            assert_eq!((says().as_str(), main_pid()), ("two", pid));
+            assert!(property("StatusText").contains("generation 2"));
+            configure("listeners: nonsense\n");
+            let (good, _) = systemctl(&["reload", "portcullis"]);
+            assert!(!good, "a refused reload is a failed one");
+            wait_journal(&["portcullis.yaml:1:12: listeners: expected a list"]);
+            assert_eq!(
+                (says().as_str(), main_pid(), property("ActiveState").as_str()),
+                ("two", pid, "active")
+            );
+        });
+        // Listeners that come are kept by the manager, and those that go are not.
+        let two = "listeners: [{address: \"127.0.0.1:80\"}, {address: \"127.0.0.1:81\"}]\n";
+        configure(&saying("two", "").replace("listeners: [{address: \"127.0.0.1:80\"}]\n", two));
+        done(&["reload", "portcullis"]);
+        until("both are kept", || property("NFileDescriptorStore") == "2");
+        configure(&saying("two", ""));
+        done(&["reload", "portcullis"]);
+        until("one is kept", || property("NFileDescriptorStore") == "1");
+        assert!(TcpStream::connect("127.0.0.1:81").is_err(), "it is closed");
+        done(&["stop", "portcullis"]);
+        assert_eq!((property("Result").as_str(), processes()), ("success", 0));
+        assert!(TcpStream::connect(port80()).is_err(), "a stopped service listens no more");
+    });
+}
+
+#[test]
+fn a_new_binary_takes_over_and_a_bad_one_does_not() {
+    in_a_world("a_new_binary_takes_over_and_a_bad_one_does_not", || {
+        started("upgrade: {rollback_window: 1s, timeout: 2s}\n");
+        let first = main_pid();
+        under_traffic(|| {
+            for (count, bad) in
+                ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexec sleep 60\n", "nothing"].into_iter().enumerate()
+            {
+                install(|path| std::fs::write(path, bad).unwrap());
+                // The command itself is the bad binary's: by signal it is the gateway that finds it out.
+                done(&["kill", "-s", "USR2", "--kill-who=main", "portcullis"]);
+                until("it is found out", || journal().matches("not upgraded: process").count() == count + 1);
+                assert_eq!((main_pid(), property("ActiveState").as_str()), (first, "active"), "{bad}");
+            }
+            install_binary();
+            done(&["reload", "portcullis"]);
+            let second = main_pid();
+            assert_ne!(second, first);
+            until("the old process leaves", || processes() == 1);
+            assert_eq!((property("ActiveState").as_str(), property("NRestarts").as_str()), ("active", "0"));
+            // The manager is the new one's parent, or it would not see its end.
+            let stat = std::fs::read_to_string(format!("/proc/{second}/stat")).unwrap();
+            assert_eq!(stat.rsplit(") ").next().unwrap().split(' ').nth(1), Some("1"), "{stat}");
+        });
+        done(&["stop", "portcullis"]);
+        assert_eq!((property("Result").as_str(), processes()), ("success", 0));
+    });
+}
+
+#[test]
+fn a_killed_process_is_replaced_and_clients_wait_for_it() {
+    in_a_world("a_killed_process_is_replaced_and_clients_wait_for_it", || {
+        started("");
+        for _ in 0..3 {
+            let pid = main_pid();
+            done(&["kill", "-s", "KILL", "--kill-who=main", "portcullis"]);
+            until("it is gone", || !Path::new(&format!("/proc/{pid}")).exists());
+            assert_eq!(says(), "one", "a connection made meanwhile waits in the socket's queue");
+            let again = wait_for("a new process", || Some(main_pid()).filter(|&new| new != pid && new != 0));
+            assert_ne!(again, pid);
+            until("it is the service", || property("ActiveState") == "active");
+        }
+        assert_eq!(property("NRestarts"), "3");
+    });
+}
+
+#[test]
+fn killed_in_the_window_there_is_one_process_in_the_end() {
+    in_a_world("killed_in_the_window_there_is_one_process_in_the_end", || {
+        started("upgrade: {rollback_window: 60s}\n");
+        let first = main_pid();
+        done(&["kill", "-s", "USR2", "--kill-who=main", "portcullis"]);
+        let second = wait_for("the new process", || Some(main_pid()).filter(|&pid| pid != first && pid != 0));
+        until("the old one has heard", || journal().contains("upgraded: process"));
+        done(&["kill", "-s", "KILL", "--kill-who=main", "portcullis"]);
+        under_traffic(|| {
+            wait_journal(&["takes over again from"]);
+            until("one process is the service", || {
+                property("ActiveState") == "active" && processes() == 1 && ![0, second].contains(&main_pid())
+            });
+        });
+        done(&["stop", "portcullis"]);
+        assert_eq!(processes(), 0);
+    });
+}
+
+#[test]
+fn a_restart_under_load_refuses_nobody() {
+    in_a_world("a_restart_under_load_refuses_nobody", || {
+        started("");
+        under_traffic(|| {
+            for _ in 0..3 {
+                let pid = main_pid();
+                done(&["restart", "portcullis"]);
+                assert_ne!(main_pid(), pid);
+            }
+        });
+    });
+}
+
+#[test]
+fn a_process_that_hangs_is_replaced() {
+    in_a_world("a_process_that_hangs_is_replaced", || {
+        std::fs::create_dir_all("/run/systemd/system/portcullis.service.d").unwrap();
+        std::fs::write("/run/systemd/system/portcullis.service.d/short.conf", "[Service]\nWatchdogSec=1s\n")
+            .unwrap();
+        done(&["daemon-reload"]);
+        started("");
+        let pid = main_pid();
+        until("it is told to live", || property("WatchdogTimestampMonotonic") != "0");
+        assert_eq!(main_pid(), pid);
+        done(&["kill", "-s", "STOP", "--kill-who=main", "portcullis"]);
+        until("another serves", || ![0, pid].contains(&main_pid()) && property("ActiveState") == "active");
+        assert_eq!(says(), "one");
+    });
+}
+
+#[test]
+fn the_socket_unit_and_the_instances_work() {
+    in_a_world("the_socket_unit_and_the_instances_work", || {
+        std::fs::create_dir_all("/etc/portcullis").unwrap();
+        install_binary();
+        configure(&saying("one", "").replace("127.0.0.1", "0.0.0.0"));
+        done(&["start", "portcullis.socket"]);
+        assert_eq!(property("ActiveState"), "inactive");
+        assert_eq!(says(), "one", "the first connection starts it");
+        until("it is active", || property("ActiveState") == "active");
+        done(&["reload", "portcullis"]);
+        done(&["stop", "portcullis.socket", "portcullis.service"]);
+
+        for (name, port) in [("a", 8001), ("b", 8002)] {
+            let yaml = saying(name, "").replace(":80", &format!(":{port}"));
+            std::fs::write(format!("/etc/portcullis/{name}.yaml"), yaml).unwrap();
+            done(&["start", &format!("portcullis@{name}")]);
+        }
+        for (name, port) in [("a", 8001), ("b", 8002)] {
+            done(&["reload", &format!("portcullis@{name}")]);
+            assert_eq!(get(SocketAddr::from(([127, 0, 0, 1], port)), "/").text(), name);
+        }
+    });
+}
+
+#[test]
+fn a_bad_start_says_why_and_is_a_failure() {
+    in_a_world("a_bad_start_says_why_and_is_a_failure", || {
+        std::fs::create_dir_all("/etc/portcullis").unwrap();
+        install_binary();
+        configure("listeners: 5\n");
+        assert!(!systemctl(&["start", "portcullis"]).0);
+        wait_journal(&["portcullis.yaml:1:12: listeners: expected a list"]);
+        let taken = std::net::TcpListener::bind(port80()).unwrap();
+        configure(&saying("one", ""));
+        let _ = systemctl(&["reset-failed", "portcullis"]);
+        assert!(!systemctl(&["start", "portcullis"]).0);
+        wait_journal(&["cannot listen on 127.0.0.1:80: another process does already"]);
+        drop(taken);
+        until("it starts once the address is free", || says_if_there() == Some("one".to_owned()));
+    });
+}
+
+fn says_if_there() -> Option<String> {
+    TcpStream::connect(port80()).ok()?;
+    Some(says())
+}
+
+/// 1.8 or better, of 10; without a world, since nothing has to run.
+#[test]
+fn the_units_are_hardened() {
+    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
+        eprintln!("SKIPPED the_units_are_hardened: there is no systemd-analyze");
+        return;
+    };
+    assert!(version.status.success());
+    for unit in ["portcullis.service", "portcullis@.service"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(unit);
+        let folder = tempfile::tempdir().unwrap();
+        // An instance, since a template cannot be judged.
+        let copy = folder.path().join(unit.replace('@', "@x"));
+        std::fs::copy(path, &copy).unwrap();
+        let arguments = ["security", "--offline=true", "--threshold=18", "--no-pager"];
+        let judged = Command::new("systemd-analyze").args(arguments).arg(&copy).output().unwrap();
+        let text = [judged.stdout, judged.stderr].concat();
+        assert!(judged.status.success(), "{unit}: {}", String::from_utf8_lossy(&text));
+    }
+}
