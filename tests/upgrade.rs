@@ -126,3 +126,60 @@ fn a_tunnel_outlives_an_upstream_that_answers_at_once() {
         assert_eq!(&heard, b"hello");
     }
 }
+
+/// The head of the answer to the handshake.
+fn head(client: &mut Raw) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        head.push_str(&read(client, 1));
+    }
+    head
+}
+
+/// An origin that switches protocols, sends these bytes, and then is silent until the connection ends.
+fn silent(
+    listener: TcpListener,
+    protocol: &'static str,
+    first: &'static [u8],
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let _ = socket.read(&mut [0; 4096]).unwrap();
+        let answer =
+            format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n");
+        socket.write_all(answer.as_bytes()).unwrap();
+        socket.write_all(first).unwrap();
+        let _ = socket.read_to_end(&mut Vec::new());
+    })
+}
+
+#[test]
+fn a_websocket_is_told_that_the_gateway_goes_away() {
+    let text = b"\x81\x05hello";
+    // What comes last before the end, and what follows it.
+    let cases: [(&str, &'static [u8], &[u8]); 4] = [
+        ("websocket", text, b"\x88\x02\x03\xE9"),
+        ("WebSocket", b"\x82\x7E\x00\x02ab", b"\x88\x02\x03\xE9"),
+        ("websocket", b"\x88\x00", b""),    // closed already
+        ("websocket", b"\x81\x05hel", b""), // nothing can be put into a frame
+    ];
+    for (protocol, first, last) in cases {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let origin = listener.local_addr().unwrap();
+        let origin_ends = silent(listener, protocol, first);
+        let mut gateway = Gateway::start(&format!(
+            "grace_period: 200ms\nlinger: 0s\nroutes: [{{path: /, upstream: \"http://{origin}\"}}]"
+        ));
+        let mut client = Raw::connect(gateway.address());
+        client.send(HANDSHAKE.replace("websocket", protocol));
+        assert!(head(&mut client).starts_with("HTTP/1.1 101"));
+        let mut begun = vec![0; first.len()];
+        client.socket.read_exact(&mut begun).unwrap();
+        assert_eq!(begun, first);
+        gateway.signal("TERM");
+        assert_eq!(client.rest(), last, "{protocol} {first:?}");
+        assert_eq!(gateway.wait_exit().code(), Some(0));
+        gateway.wait_log(&["the grace period is over, requests cut off: 1"]);
+        origin_ends.join().unwrap();
+    }
+}

@@ -45,6 +45,8 @@ use tokio::time::{sleep, sleep_until, timeout, Instant};
 
 /// How long connections that close in two steps are waited for at the end.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long tunnels may take to be told that they are cut off.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often a drain that is waited for says how it goes on.
 const PROGRESS: Duration = Duration::from_secs(1);
 /// How often a new process looks whether it serves worse than the one before.
@@ -438,7 +440,7 @@ impl Course {
         self.birth.listeners.close().await;
         self.say_goodbye();
         systemd::status("drained");
-        let (shared, linger) = (Arc::clone(&self.birth.shared), self.timing().linger);
+        let (shared, Timing { linger, grace_period, .. }) = (Arc::clone(&self.birth.shared), self.timing());
         self.stage = Stage::Drained(tokio::spawn(async move {
             let began = Instant::now();
             loop {
@@ -450,6 +452,9 @@ impl Course {
                 let next = if began.elapsed() < linger { linger } else { PROGRESS };
                 let _ = timeout(next, shared.counters.deserted()).await;
                 shared.farewell.dismiss();
+                if began.elapsed() > grace_period {
+                    shared.farewell.cut();
+                }
             }
         }));
     }
@@ -533,6 +538,8 @@ impl Course {
             () = finished => {}
             () = sleep(grace) => {
                 warn!("the grace period is over, requests cut off: {}", shared.counters.requests());
+                shared.farewell.cut();
+                let _ = timeout(LAST_WORDS, shared.counters.idle()).await;
             }
             name = second(&mut self.birth.signals) => {
                 warn!("a second signal ({name}), requests cut off: {}", shared.counters.requests());

@@ -10,6 +10,7 @@
 //! Dropped with request bytes unread, it closes in two steps, so that the answer is not lost to a TCP reset.
 
 mod engine;
+mod tunnel;
 
 use super::chunk::{ChunkProgress, ChunkScanner};
 use super::clock::Clock;
@@ -31,6 +32,7 @@ use std::task::{ready, Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
+use tunnel::Tunnel;
 
 /// Room for a usual head; grows with larger ones up to the limit.
 const READ_BUFFER: usize = 4096;
@@ -61,6 +63,7 @@ pub struct Conn {
     plain: bool,
     /// Another protocol since a 101: bytes pass both ways untouched.
     tunnel: AtomicBool,
+    end_of_tunnel: Option<Box<Tunnel>>,
     clock: Clock,
     pace: Pace,
     /// Milliseconds after `opened` at which the exchange must be over; 0: no limit.
@@ -104,6 +107,7 @@ impl Conn {
             body: Body::Done,
             plain: false,
             tunnel: AtomicBool::new(false),
+            end_of_tunnel: None,
             clock: Clock::default(),
             pace,
             deadline: AtomicU64::new(0),
@@ -239,12 +243,6 @@ impl Conn {
     /// The upstream has sent something.
     pub fn end_silence(&self) {
         self.silence.end_it();
-    }
-
-    /// Another protocol takes over (RFC 9110 §7.8): no framing, no deadline.
-    pub fn become_tunnel(&self) {
-        self.tunnel.store(true, Ordering::Relaxed);
-        self.deadline.store(0, Ordering::Relaxed);
     }
 
     /// The client has its 100, or a final answer in its place: from now on its body must come, or end.
@@ -451,6 +449,31 @@ impl Conn {
         Ok(())
     }
 
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(taken) = self.out.take(bytes)? {
+            return Poll::Ready(Ok(taken));
+        }
+        loop {
+            let socket = self.socket.as_mut().expect("the socket is only taken by drop");
+            let both = self.out.before(bytes);
+            let from = usize::from(self.out.waiting().is_empty());
+            let written = match Pin::new(socket).poll_write_vectored(cx, &both[from..]) {
+                Poll::Pending => return self.wait_to_write(cx).map(Err),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(e)) => {
+                    self.gone = true;
+                    return Poll::Ready(Err(e));
+                }
+            };
+            self.write_since = None;
+            let of_these = self.out.sent(written);
+            if of_these > 0 {
+                return Poll::Ready(Ok(of_these));
+            }
+        }
+    }
+
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.waiting().is_empty() {
             let socket = self.socket.as_mut().expect("the socket is only taken by drop");
@@ -488,6 +511,7 @@ impl AsyncRead for Conn {
         let start = buf.filled().len();
         let socket = this.socket.as_mut().expect("the socket is only taken by drop");
         match Pin::new(socket).poll_read(cx, buf) {
+            Poll::Pending if tunnel => return this.wait_in_tunnel(cx),
             Poll::Pending => return this.wait_to_read(cx),
             Poll::Ready(result) => {
                 this.gone |= result.is_err() || buf.filled().len() == start;
@@ -511,29 +535,11 @@ impl AsyncRead for Conn {
 
 impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        if let Some(taken) = this.out.take(buf)? {
-            return Poll::Ready(Ok(taken));
+        let written = ready!(self.poll_send(cx, buf))?;
+        if self.tunnel.load(Ordering::Relaxed) {
+            self.tunnelled(&buf[..written]);
         }
-        loop {
-            let socket = this.socket.as_mut().expect("the socket is only taken by drop");
-            let both = this.out.before(buf);
-            let from = usize::from(this.out.waiting().is_empty());
-            let written = match Pin::new(socket).poll_write_vectored(cx, &both[from..]) {
-                Poll::Pending => return this.wait_to_write(cx).map(Err),
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => written,
-                Poll::Ready(Err(e)) => {
-                    this.gone = true;
-                    return Poll::Ready(Err(e));
-                }
-            };
-            this.write_since = None;
-            let of_these = this.out.sent(written);
-            if of_these > 0 {
-                return Poll::Ready(Ok(of_these));
-            }
-        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::futures::OwnedNotified;
 use tokio::sync::Notify;
 
 /// Between two reads of what a closing client still sends, and in all, as NGINX has it.
@@ -19,15 +20,17 @@ const BYTES: usize = 64 << 20;
 /// What connections and the process tell each other at the end.
 ///
 /// ```text
-/// serving --begin--> leaving: answers say so --dismiss--> waiting connections close
-///    ^                  |                                      |
-///    +-----cancel-------+--------------------------------------+
+/// serving --begin--> leaving: answers say so --dismiss--> waiting connections close --cut--> tunnels close
+///    ^                  |                                      |                                |
+///    +-----cancel-------+--------------------------------------+--------------------------------+
 /// ```
 #[derive(Debug, Default)]
 pub struct Farewell {
     leaving: AtomicBool,
     dismissing: AtomicBool,
     dismissed: Notify,
+    cutting: AtomicBool,
+    cut: Arc<Notify>,
     lingering: AtomicUsize,
     settled: Notify,
 }
@@ -44,8 +47,15 @@ impl Farewell {
         self.dismissed.notify_waiters();
     }
 
+    /// Tunnels shall end, which would not by themselves.
+    pub fn cut(&self) {
+        self.cutting.store(true, Ordering::SeqCst);
+        self.cut.notify_waiters();
+    }
+
     /// The process stays after all.
     pub fn cancel(&self) {
+        self.cutting.store(false, Ordering::SeqCst);
         self.dismissing.store(false, Ordering::SeqCst);
         self.leaving.store(false, Ordering::Relaxed);
     }
@@ -61,6 +71,16 @@ impl Farewell {
         if !self.dismissing.load(Ordering::SeqCst) {
             dismissed.await;
         }
+    }
+
+    /// Whether tunnels are to end.
+    pub(super) fn is_cutting(&self) -> bool {
+        self.cutting.load(Ordering::SeqCst)
+    }
+
+    /// Waits for the next [`cut`](Self::cut).
+    pub(super) fn cut_off(&self) -> OwnedNotified {
+        Arc::clone(&self.cut).notified_owned()
     }
 
     /// Waits until no connection is closing any more.

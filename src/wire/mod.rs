@@ -17,3 +17,4 @@ pub mod outcome;
 pub mod refusal;
 pub mod socket;
 mod wait;
+mod websocket;

@@ -55,6 +55,11 @@ impl Out {
         Ok(Some(bytes.len()))
     }
 
+    /// Puts these behind what waits.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.waiting.extend_from_slice(bytes);
+    }
+
     /// What waits.
     pub(super) fn waiting(&self) -> &[u8] {
         &self.waiting
