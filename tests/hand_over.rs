@@ -7,12 +7,14 @@ mod kit;
 use kit::gateway::{run, wait_closed};
 use kit::origin::reply;
 use kit::raw::get;
+use kit::relay::relay;
+use kit::traffic::{self, wait_for_more, Mix};
 use kit::{until, wait_for, Gateway, Origin, Raw, Step};
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 fn saying(text: &str) -> String {
     format!("routes: [{{path: /, respond: {{body: {text}}}}}]\n")
@@ -28,6 +30,22 @@ fn is_alive(pid: u32) -> bool {
 
 fn copy_binary(to: &Path) {
     std::fs::copy(env!("CARGO_BIN_EXE_portcullis"), to).unwrap();
+}
+
+/// The processes whose command names this file.
+fn running(file: &Path) -> Vec<u32> {
+    let file = file.display().to_string();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let ours = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(&file) && is_alive(*pid)
+    };
+    pids.filter(ours).collect()
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
 fn kill(signal: &str, pid: u32) {
@@ -50,14 +68,7 @@ impl Installed {
 
     /// Everything that was started from it.
     fn processes(&self) -> Vec<u32> {
-        let path = self.path().display().to_string();
-        let all = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let ours = |pid: &u32| {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&command).contains(&path) && is_alive(*pid)
-        };
-        pids.filter(ours).collect()
+        running(&self.path())
     }
 
     fn put(&self, write: impl FnOnce(&Path)) {
@@ -80,100 +91,70 @@ impl Installed {
     }
 }
 
-/// Clients that ask for as long as they live, over kept connections and new ones, and bear no failure.
-struct Traffic<'a> {
-    stop: &'a AtomicBool,
-    answered: &'a AtomicUsize,
+/// Ten, and ten times as many reloads, unless the soak asks for more.
+fn upgrades() -> usize {
+    std::env::var("PORTCULLIS_UPGRADES").map_or(10, |count| count.parse().unwrap())
 }
 
-impl Traffic<'_> {
-    fn kept(&self, address: SocketAddr) {
-        while !self.stop.load(Ordering::Relaxed) {
-            let mut client = Raw::connect(address);
-            loop {
-                client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
-                let response = client.response();
-                assert_eq!(response.status, 200);
-                self.answered.fetch_add(1, Ordering::Relaxed);
-                if response.field("connection") == Some("close") || self.stop.load(Ordering::Relaxed) {
-                    break;
-                }
-            }
-        }
-    }
-
-    fn fresh(&self, address: SocketAddr) {
-        while !self.stop.load(Ordering::Relaxed) {
-            assert_eq!(get(address, "/").status, 200);
-            self.answered.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Runs `work` while clients ask; fails when one of them is failed.
-fn under_traffic(address: SocketAddr, work: impl FnOnce(&AtomicUsize)) {
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let traffic = Traffic { stop: &stop, answered: &answered };
-    std::thread::scope(|scope| {
-        let clients = [
-            scope.spawn(|| traffic.kept(address)),
-            scope.spawn(|| traffic.kept(address)),
-            scope.spawn(|| traffic.fresh(address)),
-        ];
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&answered)));
-        stop.store(true, Ordering::Relaxed);
-        for client in clients {
-            client.join().expect("no client is failed");
-        }
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-fn wait_for_more(answered: &AtomicUsize) {
-    let before = answered.load(Ordering::Relaxed);
-    until("clients are answered", || answered.load(Ordering::Relaxed) > before + 50);
-}
-
-#[test]
-fn ten_upgrades_and_a_hundred_reloads_lose_nothing() {
-    let origin = Origin::text("hi");
-    let yaml = format!("{NO_WINDOW}routes: [{{path: /, upstream: \"{}\"}}]\n", origin.url());
+/// Upgrades and reloads under clients of every kind, so far away; none may be failed, and nothing may be left behind.
+fn lose_nothing(round_trip: Duration) {
+    let (origin, websocket) = (traffic::origin(), traffic::websocket_origin());
+    let yaml = format!(
+        "{NO_WINDOW}routes:\n  - {{path: /, upstream: \"{}\"}}\n  - {{path: /ws, upstream: \"http://{websocket}\"}}\n",
+        origin.url()
+    );
     let mut gateway = Gateway::start_controlled(&yaml);
     let mut pids = vec![gateway.pid()];
-    under_traffic(gateway.address(), |answered| {
-        for round in 0..10 {
+    let mut sizes = Vec::new();
+    let address =
+        if round_trip.is_zero() { gateway.address() } else { relay(gateway.address(), round_trip / 2) };
+    traffic::under_traffic(address, Mix::All, |answered| {
+        for round in 0..upgrades() {
             for reload in 0..10 {
-                gateway.configure_controlled(&format!("{yaml}linger: {}s\n", reload % 3));
+                gateway.configure_controlled(&format!("{yaml}grace_period: {}s\n", 30 + reload % 3));
                 gateway.command_done("reload");
             }
             let said = gateway.command_done("upgrade");
             let pid = gateway.serving_pid();
-            assert!(
-                said.contains(&format!("process {pid} serves in place of process {}", pids[round])),
-                "{said}"
-            );
+            let both = format!("process {pid} serves in place of process {}", pids[round]);
+            assert!(said.contains(&both) && !pids.contains(&pid), "{said}");
             wait_for_more(answered);
             until("the old process leaves", || {
-                let old = pids[round];
                 if round == 0 {
                     !gateway.is_running()
                 } else {
-                    !is_alive(old)
+                    !is_alive(pids[round])
                 }
             });
-            assert!(!pids.contains(&pid));
+            sizes.push((kit::gateway::rss_kib(pid), descriptors(pid)));
             pids.push(pid);
         }
+        println!(
+            "{} requests answered, KiB and descriptors after each upgrade: {sizes:?}",
+            answered.load(Ordering::Relaxed)
+        );
     });
     assert_eq!(gateway.wait_exit().code(), Some(0));
-    assert!(gateway.command_done("status").contains("generation   111"), "it counts on");
-    let errors: Vec<String> =
-        gateway.log().into_iter().filter(|l| l.contains("ERROR") || l.contains("panic")).collect();
+    let generation = format!("generation   {}", upgrades() * 11 + 1);
+    assert!(gateway.command_done("status").contains(&generation), "it counts on");
+    let wrong = |l: &String| l.contains("ERROR portcullis") || l.contains("panic") || l.contains("cut off");
+    let errors: Vec<String> = gateway.log().into_iter().filter(wrong).collect();
     assert!(errors.is_empty(), "{errors:#?}");
+    let ((first, few), (last, many)) = (sizes[0], sizes[sizes.len() - 1]);
+    assert!(last < first + (8 << 10) && many < few + 25, "memory or descriptors grow: {sizes:?}");
+    assert_eq!(running(&gateway.file()), [pids[pids.len() - 1]], "nothing is left behind");
     kill("TERM", *pids.last().unwrap());
-    until("the last process leaves", || !is_alive(*pids.last().unwrap()));
+    until("the last process leaves", || running(&gateway.file()).is_empty());
+}
+
+#[test]
+fn upgrades_and_reloads_lose_nothing() {
+    lose_nothing(Duration::ZERO);
+}
+
+#[test]
+fn upgrades_and_reloads_lose_nothing_twenty_milliseconds_away() {
+    lose_nothing(Duration::from_millis(20));
 }
 
 #[test]
@@ -304,7 +285,7 @@ fn a_successor_that_fails_changes_nothing() {
         assert_eq!(kept.response().field("connection"), Some("keep-alive"), "{what}");
         assert_eq!(gateway.serving_pid(), gateway.pid(), "{what}");
     };
-    under_traffic(address, |_| {
+    traffic::under_traffic(address, Mix::Plain, |_| {
         std::fs::remove_file(installed.path()).unwrap();
         fails("no binary", "cannot be started: No such file");
         installed.put(|path| std::fs::write(path, "\x7fELF nonsense").unwrap());

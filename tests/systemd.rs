@@ -7,12 +7,12 @@
 mod kit;
 
 use kit::raw::get;
-use kit::{until, wait_for, Raw};
+use kit::traffic::{self, Mix};
+use kit::{until, wait_for};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const CONFIG: &str = "/etc/portcullis/portcullis.yaml";
 const BINARY: &str = "/usr/bin/portcullis";
@@ -128,42 +128,8 @@ fn started(more: &str) {
     assert_eq!(says(), "one");
 }
 
-/// Clients that bear no failure while `work` runs.
 fn under_traffic(work: impl FnOnce()) {
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        let kept = scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let mut client = Raw::connect(port80());
-                loop {
-                    client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
-                    let answer = client.response();
-                    assert_eq!(answer.status, 200);
-                    answered.fetch_add(1, Ordering::Relaxed);
-                    if answer.field("connection") == Some("close") || stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                }
-            }
-        });
-        let fresh = scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                assert_eq!(get(port80(), "/").status, 200);
-                answered.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        let before = answered.load(Ordering::Relaxed);
-        until("clients are answered", || {
-            kept.is_finished() || fresh.is_finished() || answered.load(Ordering::Relaxed) > before + 20
-        });
-        stop.store(true, Ordering::Relaxed);
-        kept.join().expect("no request on a kept connection fails");
-        fresh.join().expect("no request on a new connection fails");
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
-        }
-    });
+    traffic::under_traffic(port80(), Mix::Plain, |_| work());
 }
 
 #[test]

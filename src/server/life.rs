@@ -507,9 +507,9 @@ impl Course {
         let Timing { grace_period, linger, .. } = self.timing();
         let (requests, connections) = self.open();
         let (grace, linger, sockets_are_ours) = match &self.stage {
-            // Kept connections had the whole window to say something.
+            // What the window has been of both is over.
             Stage::HandedOver { at, .. } => {
-                (grace_period.saturating_sub(at.elapsed()), Duration::ZERO, false)
+                (grace_period.saturating_sub(at.elapsed()), linger.saturating_sub(at.elapsed()), false)
             }
             _ => (grace_period, linger, true),
         };

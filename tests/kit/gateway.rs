@@ -211,8 +211,13 @@ impl Gateway {
 
     /// Resident memory in KiB.
     pub fn rss_kib(&self) -> u64 {
-        proc_number(&format!("/proc/{}/status", self.pid()), "VmRSS:")
+        rss_kib(self.pid())
     }
+}
+
+/// Resident memory of a process in KiB.
+pub fn rss_kib(pid: u32) -> u64 {
+    proc_number(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
 impl Drop for Gateway {

@@ -10,6 +10,8 @@ pub mod dns;
 pub mod gateway;
 pub mod origin;
 pub mod raw;
+pub mod relay;
+pub mod traffic;
 
 pub use bulk::Bulk;
 pub use gateway::Gateway;
