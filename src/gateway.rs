@@ -25,6 +25,8 @@ pub struct Gateway {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Asks for the addresses of named targets.
     pub resolver: Arc<Resolver>,
+    /// Whether a change of the file is a reload.
+    pub watch: bool,
     /// How long changes of the process take.
     pub timing: Timing,
     /// Which snapshot of the process this is: 1, then one more with each reload.

@@ -324,3 +324,46 @@ fn the_demo_has_no_file_to_reload() {
     gateway.wait_log(&["nothing to reload"]);
     assert!(gateway.is_running());
 }
+
+#[test]
+fn a_changed_file_is_reloaded_when_it_is_followed() {
+    let gateway = Gateway::start(&format!("watch: true\n{}", saying("one")));
+    let says = |text: &str| until(text, || get(gateway.address(), "/").text() == text);
+    says("one");
+    // By rename, as most editors do it.
+    gateway.configure(&format!("watch: true\n{}", saying("two")));
+    says("two");
+    // Written over.
+    let whole = std::fs::read_to_string(gateway.file()).unwrap().replace("two", "three");
+    std::fs::write(gateway.file(), &whole).unwrap();
+    says("three");
+    // As Kubernetes does it: a link on the way is swapped.
+    let folder = gateway.folder.path();
+    for (name, text) in [("a", "four"), ("b", "five")] {
+        std::fs::create_dir(folder.join(name)).unwrap();
+        std::fs::write(folder.join(name).join("portcullis.yaml"), whole.replace("three", text)).unwrap();
+    }
+    std::os::unix::fs::symlink("a", folder.join("data")).unwrap();
+    std::os::unix::fs::symlink("data/portcullis.yaml", folder.join("link")).unwrap();
+    std::fs::rename(folder.join("link"), gateway.file()).unwrap();
+    says("four");
+    std::os::unix::fs::symlink("b", folder.join("next")).unwrap();
+    std::fs::rename(folder.join("next"), folder.join("data")).unwrap();
+    says("five");
+    // A bad one changes nothing, and the next good one is seen.
+    std::fs::write(folder.join("b/portcullis.yaml"), "routes: 5\n").unwrap();
+    gateway.wait_log(&["not reloaded: generation 5 goes on"]);
+    says("five");
+    std::fs::write(
+        folder.join("b/portcullis.yaml"),
+        whole.replace("three", "six").replace("watch: true\n", ""),
+    )
+    .unwrap();
+    says("six");
+    // Not followed any more.
+    let before = gateway.log().len();
+    gateway.configure(&saying("seven"));
+    assert!(gateway.reload_as_is().contains("generation 7"));
+    assert!(!gateway.log_from(before).iter().any(|l| l.contains("has changed")));
+    says("seven");
+}

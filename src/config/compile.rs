@@ -81,6 +81,7 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
         limits: limits(&raw.limits),
         upstreams: upstreams.all,
         resolver: Arc::new(Resolver::new(raw.resolver)),
+        watch: raw.watch,
         timing,
         generation: 0,
     };

@@ -21,6 +21,8 @@ pub struct Raw {
     pub listeners: Vec<At<Bind>>,
     /// `threads`.
     pub threads: Option<usize>,
+    /// `watch`.
+    pub watch: bool,
     /// `grace_period`.
     pub grace_period: Option<Duration>,
     /// `linger`.

@@ -30,6 +30,7 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
         .map(|n| n.value as usize);
     raw.grace_period =
         fields.get("grace_period").and_then(|i| i.parse("a duration", units::duration)).map(|d| d.value);
+    raw.watch = fields.get("watch").and_then(|i| i.flag()).is_some_and(|watch| watch.value);
     raw.linger = fields.get("linger").and_then(|i| i.parse("a duration", linger)).map(|d| d.value);
     if let Some(item) = fields.get("upgrade") {
         raw.upgrade = upgrade(&item).unwrap_or_default();

@@ -48,6 +48,7 @@ impl BackgroundService for Background {
         drop(gateway); // the first snapshot does not outlive its last request
         tokio::select! {
             () = self.reloads.serve(&mut upkeep) => {}
+            () = self.reloads.watch() => {}
             _ = shutdown.changed() => {}
         }
     }

@@ -250,6 +250,7 @@ impl Course {
         systemd::forget(&std::mem::take(&mut self.birth.unclaimed));
         self.birth.listeners.with_all(systemd::keep);
         systemd::serving();
+        self.end_watchdog();
         self.watchdog = systemd::watchdog().map(|every| {
             let listeners = Arc::clone(&self.birth.listeners);
             tokio::spawn(async move {
@@ -295,6 +296,10 @@ impl Course {
 
     fn order(&mut self, command: Command, reply: Reply, stream: Option<tokio::net::UnixStream>) {
         let state = match self.stage {
+            // The new process has read the file already, or is about to: which of the two is not to be told from here.
+            Stage::Serving if self.upgrading.is_some() => {
+                Some("an upgrade is under way: ask again when it is over")
+            }
             Stage::Serving => None,
             Stage::Drained(_) => Some("the gateway is drained: undrain it first"),
             Stage::HandedOver { .. } => Some("a successor serves in place of this process"),
@@ -319,15 +324,9 @@ impl Course {
 
     fn reload(&self, reply: Reply, or_upgrade: bool) {
         let (reloads, orders) = (Arc::clone(&self.birth.reloads), self.orders.clone());
-        let listeners = Arc::clone(&self.birth.listeners);
         tokio::spawn(async move {
             match reloads.ask().await {
-                Ok((done, names)) => {
-                    systemd::forget(&names);
-                    listeners.with_all(systemd::keep);
-                    systemd::status(&done);
-                    reply.done(done);
-                }
+                Ok(done) => reply.done(done),
                 Err(Refused::NeedsNewProcess(reasons)) if or_upgrade => {
                     reasons.into_iter().for_each(|reason| reply.say(reason));
                     let _ = orders.send(Asked { command: Command::Upgrade, reply, stream: None }).await;
@@ -338,9 +337,6 @@ impl Course {
     }
 
     fn upgrade(&mut self, reply: Reply, stream: Option<tokio::net::UnixStream>) {
-        if self.upgrading.is_some() {
-            return refuse(&reply, "Upgrade", "another upgrade is under way");
-        }
         let Some(launch) = self.birth.launch.clone() else {
             return refuse(&reply, "Upgrade", "the configuration came from no file");
         };
@@ -430,8 +426,8 @@ impl Course {
     }
 
     async fn drain(&mut self, reply: Reply) {
-        if !matches!(self.stage, Stage::Serving) {
-            return refuse(&reply, "Drain", "it does not serve");
+        if !matches!(self.stage, Stage::Serving) || self.upgrading.is_some() {
+            return refuse(&reply, "Drain", "it does not serve, or is being upgraded");
         }
         info!("drain: no new connections");
         self.birth.listeners.with_all(|all| {
@@ -552,6 +548,7 @@ impl Course {
         let (requests, connections) = self.open();
         let (answered, faults) = self.birth.shared.tally.so_far();
         let state = match self.stage {
+            Stage::Serving if self.upgrading.is_some() => "upgrading",
             Stage::Serving => "serving",
             Stage::Drained(_) => "drained",
             Stage::HandedOver { .. } => "handed over",

@@ -18,6 +18,7 @@
 
 use super::background::{prepare, Upkeep};
 use super::listen::Listeners;
+use super::systemd;
 use super::{fit_descriptors, processors, Shared};
 use crate::config::load::LoadError;
 use crate::config::{self, Compiled};
@@ -27,10 +28,17 @@ use crate::upstream::Upstream;
 use log::{error, info};
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::future::pending;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{oneshot, Notify};
+use tokio::time::sleep;
+
+/// How often the file is looked at, when it is followed, and for how long it must stay as it is.
+const LOOK: Duration = Duration::from_secs(1);
+const SETTLED: Duration = Duration::from_millis(300);
 
 /// Asks for reloads and carries them out.
 pub struct Reloads {
@@ -52,8 +60,8 @@ pub(super) enum Refused {
     NeedsNewProcess(Vec<String>),
 }
 
-/// What a reload did in a line, and the names of the sockets it has closed.
-type Outcome = Result<(String, Vec<String>), Refused>;
+/// What a reload did, in a line.
+type Outcome = Result<String, Refused>;
 
 impl Reloads {
     /// Reloads of this file into `shared`, for a process that was built with these settings. Without a file there is
@@ -95,7 +103,10 @@ impl Reloads {
             let waiting = std::mem::take(&mut *lock(&self.waiting));
             let outcome = self.reload(upkeep).await;
             match &outcome {
-                Ok((done, _)) => info!("{done}"),
+                Ok(done) => {
+                    info!("{done}");
+                    systemd::status(done);
+                }
                 Err(Refused::Wrong(reasons) | Refused::NeedsNewProcess(reasons)) => {
                     reasons.iter().for_each(|reason| error!("{reason}"));
                     let generation = self.shared.gateway.load().generation;
@@ -105,6 +116,34 @@ impl Reloads {
             for one in waiting {
                 let _ = one.send(outcome.clone()); // who asked may be gone
             }
+        }
+    }
+
+    /// Follows the file and asks for a reload when another one is in its place or it was written to, for ever; only while
+    /// the configuration that serves wants it.
+    ///
+    /// By looking, since that sees every way in which a file is changed: written over, swapped by rename, or, as Kubernetes
+    /// does, by a symbolic link in the middle of its path.
+    pub(super) async fn watch(&self) {
+        let Some(file) = &self.file else { return pending().await };
+        let mut seen = identity(file);
+        loop {
+            sleep(LOOK).await;
+            let mut now = identity(file);
+            if now == seen || now.is_none() || !self.shared.gateway.load().watch {
+                continue; // a file that is away for a moment is about to be another one
+            }
+            // Whoever writes it may not be done.
+            loop {
+                sleep(SETTLED).await;
+                let later = identity(file);
+                if std::mem::replace(&mut now, later) == later {
+                    break;
+                }
+            }
+            seen = now;
+            info!("{} has changed", file.display());
+            let _ = self.ask().await; // it has been logged
         }
     }
 
@@ -139,6 +178,8 @@ impl Reloads {
         upkeep.follow(&gateway.upstreams);
         lock(&self.running).listeners = settings.listeners;
         let (added, closed) = self.listeners.commit(change).await;
+        systemd::forget(&closed);
+        self.listeners.with_all(systemd::keep);
         let listeners = match (added, closed.len()) {
             (0, 0) => String::new(),
             (added, closed) => format!(", listeners: {added} new, {closed} removed"),
@@ -148,7 +189,7 @@ impl Reloads {
             "reloaded {source}: generation {generation}, routes: {routes}, upstreams: {upstreams} ({new} new, \
              {removed} removed){listeners}, in {took:.1?}"
         );
-        Ok((done, closed))
+        Ok(done)
     }
 
     fn needs_no_new_process(&self, file: &Path, asked: &Settings) -> Result<(), Refused> {
@@ -186,6 +227,12 @@ impl Reloads {
             info!("keepalive.pool: {now} idle upstream connections are kept, and {asked} after an upgrade or a restart");
         }
     }
+}
+
+/// Which file it is, links followed, and its content as far as that can be told without reading it.
+fn identity(file: &Path) -> Option<(u64, u64, u64, SystemTime)> {
+    let meta = std::fs::metadata(file).ok()?;
+    Some((meta.dev(), meta.ino(), meta.len(), meta.modified().ok()?))
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
