@@ -270,6 +270,25 @@ fn a_process_that_hangs_is_replaced() {
 }
 
 #[test]
+fn it_starts_at_boot_after_the_network() {
+    in_a_world("it_starts_at_boot_after_the_network", || {
+        std::fs::create_dir_all("/etc/portcullis").unwrap();
+        install_binary();
+        configure(&saying("one", ""));
+        done(&["enable", "portcullis"]);
+        done(&["start", "multi-user.target"]);
+        assert_eq!(says(), "one");
+        let reached = |unit: &str| {
+            let text = systemctl(&["show", "-P", "ActiveEnterTimestampMonotonic", unit]).1;
+            text.trim().parse::<u64>().unwrap()
+        };
+        let (network, gateway, all) =
+            (reached("network-online.target"), reached("portcullis"), reached("multi-user.target"));
+        assert!(0 < network && network <= gateway && gateway <= all, "{network} {gateway} {all}");
+    });
+}
+
+#[test]
 fn the_socket_unit_and_the_instances_work() {
     in_a_world("the_socket_unit_and_the_instances_work", || {
         std::fs::create_dir_all("/etc/portcullis").unwrap();

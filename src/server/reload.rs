@@ -36,8 +36,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{oneshot, Notify};
 use tokio::time::sleep;
 
-/// How often the file is looked at, when it is followed, and for how long it must stay as it is.
+/// How often it is looked whether the file has changed, and whether an old snapshot is still in use.
 const LOOK: Duration = Duration::from_secs(1);
+/// For how long a changed file must stay as it is.
 const SETTLED: Duration = Duration::from_millis(300);
 
 /// Asks for reloads and carries them out.
@@ -184,6 +185,7 @@ impl Reloads {
             (0, 0) => String::new(),
             (added, closed) => format!(", listeners: {added} new, {closed} removed"),
         };
+        tokio::spawn(retire(old));
         let (source, new, took) = (self.source(), new.len(), started.elapsed());
         let done = format!(
             "reloaded {source}: generation {generation}, routes: {routes}, upstreams: {upstreams} ({new} new, \
@@ -226,6 +228,14 @@ impl Reloads {
         if asked > now {
             info!("keepalive.pool: {now} idle upstream connections are kept, and {asked} after an upgrade or a restart");
         }
+    }
+}
+
+/// Lets go of a snapshot once nobody else has it: to free thousands of routes takes milliseconds, which are not to be those
+/// of the request that happens to end last.
+async fn retire(old: Arc<Gateway>) {
+    while Arc::strong_count(&old) > 1 {
+        sleep(LOOK).await;
     }
 }
 
