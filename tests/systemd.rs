@@ -8,7 +8,7 @@ mod kit;
 
 use kit::raw::get;
 use kit::traffic::{self, Mix};
-use kit::{until, wait_for};
+use kit::{until, wait_for, Raw};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -259,10 +259,16 @@ fn a_process_that_hangs_is_replaced() {
         std::fs::write("/run/systemd/system/portcullis.service.d/short.conf", "[Service]\nWatchdogSec=1s\n")
             .unwrap();
         done(&["daemon-reload"]);
-        started("");
+        started("limits: {connections: 1}\n");
         let pid = main_pid();
-        until("it is told to live", || property("WatchdogTimestampMonotonic") != "0");
-        assert_eq!(main_pid(), pid);
+        // A gateway that has no room for anybody else lives.
+        let full = Raw::connect(port80());
+        for _ in 0..6 {
+            let told = property("WatchdogTimestampMonotonic");
+            until("it is told to live", || property("WatchdogTimestampMonotonic") != told);
+        }
+        assert_eq!((main_pid(), get(port80(), "/").status), (pid, 503));
+        drop(full);
         done(&["kill", "-s", "STOP", "--kill-who=main", "portcullis"]);
         until("another serves", || ![0, pid].contains(&main_pid()) && property("ActiveState") == "active");
         assert_eq!(says(), "one");

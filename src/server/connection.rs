@@ -76,13 +76,14 @@ impl Counters {
 /// One admitted connection; gives its place back when it is dropped.
 pub struct Ticket {
     shared: Arc<Shared>,
+    counted: bool,
     address: Option<IpAddr>,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         let counters = &self.shared.counters;
-        if counters.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.counted && counters.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
             counters.done.notify_waiters();
         }
         let Some(address) = self.address else { return };
@@ -97,6 +98,11 @@ impl Drop for Ticket {
 }
 
 impl Shared {
+    /// Lets the gateway's own connection in, which takes nobody's room: a full gateway lives.
+    pub(super) fn admit_itself(self: &Arc<Self>) -> Arc<Ticket> {
+        Arc::new(Ticket { shared: Arc::clone(self), counted: false, address: None })
+    }
+
     /// Lets a connection in while there is room.
     ///
     /// # Errors
@@ -109,7 +115,7 @@ impl Shared {
             return Err(Reject::TooManyConnections);
         }
         // From here on the ticket's drop takes the count back.
-        let mut ticket = Ticket { shared: Arc::clone(self), address: None };
+        let mut ticket = Ticket { shared: Arc::clone(self), counted: true, address: None };
         if let (Some(most), Some(peer)) = (limits.connections_per_address, peer) {
             if !gateway.trusted.contains(peer) {
                 let site = site(peer);

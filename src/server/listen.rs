@@ -4,7 +4,7 @@
 //! cannot count connections, cannot watch over a head's deadline, and has the listeners that it started with for ever,
 //! so this one stands in its place.
 
-use super::connection::{self, Admission};
+use super::connection::{self, Admission, Ticket};
 use super::sockets::{self, Bound};
 use super::{Shared, StartError};
 use crate::error::Reject;
@@ -241,7 +241,7 @@ impl Accepting {
 
     async fn ask_itself(self) -> io::Result<Vec<u8>> {
         let (mut ours, theirs) = UnixStream::pair()?;
-        self.greet(Socket::Unix(theirs), None, None);
+        self.serve(Socket::Unix(theirs), None, None, self.shared.admit_itself());
         ours.write_all(QUESTION).await?;
         let mut answer = vec![0; PROOF.len()];
         ours.read_exact(&mut answer).await?;
@@ -251,17 +251,15 @@ impl Accepting {
     /// Serves a connection, or tells it that there is no room.
     fn greet(&self, socket: Socket, peer: Option<IpAddr>, port: Option<u16>) {
         match self.shared.admit(peer) {
-            Ok(ticket) => {
-                let admission = Admission { socket, peer, port, ticket };
-                tokio::spawn(connection::serve(
-                    admission,
-                    Arc::clone(&self.proxy),
-                    Arc::clone(&self.shared),
-                    self.draining.clone(),
-                ));
-            }
+            Ok(ticket) => self.serve(socket, peer, port, ticket),
             Err(reject) => turn_away(&socket, peer, &reject),
         }
+    }
+
+    fn serve(&self, socket: Socket, peer: Option<IpAddr>, port: Option<u16>, ticket: Arc<Ticket>) {
+        let admission = Admission { socket, peer, port, ticket };
+        let (proxy, shared) = (Arc::clone(&self.proxy), Arc::clone(&self.shared));
+        tokio::spawn(connection::serve(admission, proxy, shared, self.draining.clone()));
     }
 }
 

@@ -139,7 +139,7 @@ async fn converse(
     const WHO: &str = "the successor";
     let until = Instant::now() + patience;
     let lost = |e: io::Error| format!("the successor is gone: {e}");
-    let mut doomed = Doomed(None);
+    let mut doomed = Doomed { process: None, by: Signal::KILL };
     let (mut said, _) = channel.expect(WHO, PROMPTLY).await?;
     if let Message::Started { pid } = said {
         doomed.take(pid);
@@ -167,8 +167,13 @@ async fn converse(
     channel.send(&Message::Terms(terms), &[]).await.map_err(lost)?;
     step(&mut channel, &Message::Ready, until.saturating_duration_since(Instant::now())).await?;
     say(format!("process {pid} is ready"));
+    // From here on it has clients, which are to be let go in order if this process is told to stop now.
+    doomed.by = Signal::TERM;
     channel.send(&Message::Go, &[]).await.map_err(lost)?;
-    step(&mut channel, &Message::Serving, PROMPTLY).await?;
+    if let Err(reason) = step(&mut channel, &Message::Serving, PROMPTLY).await {
+        doomed.by = Signal::KILL;
+        return Err(reason);
+    }
     doomed.spare();
     Ok(Successor { pid, channel })
 }
@@ -230,25 +235,29 @@ impl Drop for Forking {
 }
 
 /// A successor that is killed unless it comes to serve.
-struct Doomed(Option<(u32, OwnedFd)>);
+struct Doomed {
+    process: Option<(u32, OwnedFd)>,
+    /// SIGKILL, until it may have clients.
+    by: Signal,
+}
 
 impl Doomed {
     /// Dooms this process, unless one is already.
     fn take(&mut self, pid: u32) {
         let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let open = || Some((pid, pidfd_open(process?, PidfdFlags::empty()).ok()?));
-        self.0 = self.0.take().or_else(open);
+        self.process = self.process.take().or_else(open);
     }
 
     fn spare(mut self) {
-        self.0 = None;
+        self.process = None;
     }
 }
 
 impl Drop for Doomed {
     fn drop(&mut self) {
-        if let Some((pid, process)) = &self.0 {
-            if pidfd_send_signal(process, Signal::KILL).is_ok() {
+        if let Some((pid, process)) = &self.process {
+            if pidfd_send_signal(process, self.by).is_ok() {
                 info!("process {pid} was ended");
             }
         }
