@@ -215,9 +215,8 @@ impl Course {
         if let (true, Some(path)) = (self.birth.inherited, &self.birth.control) {
             // A process of the service that the manager does not know any more, such as one that took over again.
             let path = path.clone();
-            let asked =
-                tokio::task::spawn_blocking(move || control::ask(&path, Command::Retire, |_| {})).await;
-            if let Ok(Ok(Answer::Done(answer))) = asked {
+            let asked = tokio::task::spawn_blocking(move || control::ask(&path, Command::Retire, |_| {}));
+            if let Ok(Ok(Ok(Answer::Done(answer)))) = timeout(PROOF, asked).await {
                 info!("the process before this one: {answer}");
             }
         }
@@ -255,7 +254,7 @@ impl Course {
             let listeners = Arc::clone(&self.birth.listeners);
             tokio::spawn(async move {
                 loop {
-                    match listeners.prove(every * 2).await {
+                    match listeners.prove(every).await {
                         Ok(()) => systemd::alive(),
                         Err(reason) => error!("the service manager is not told that it lives: {reason}"),
                     }
