@@ -6,7 +6,7 @@
 //! 2. [`router`]: which route; [`policy`]: what it does besides; [`upstream`]: who can serve it.
 //! 3. [`gateway`]: these compiled into one immutable snapshot; [`config`]: from a YAML file to that snapshot.
 //! 4. [`proxy`]: a request's way through the snapshot, on Pingora's engine.
-//! 5. [`server`]: the process, and its reloads; [`cli`]: its commands.
+//! 5. [`server`]: the process, how it is changed while it serves, and how it leaves; [`cli`]: its commands.
 //!
 //! Arrows between rooms point one way; `tests/layering.rs` holds them to it.
 
