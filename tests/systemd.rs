@@ -262,7 +262,11 @@ fn a_process_that_hangs_is_replaced() {
         started("limits: {connections: 1}\n");
         let pid = main_pid();
         // A gateway that has no room for anybody else lives.
-        let full = Raw::connect(port80());
+        let full = wait_for("the only place", || {
+            let mut client = Raw::connect(port80());
+            client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+            (client.response().status == 200).then_some(client)
+        });
         for _ in 0..6 {
             let told = property("WatchdogTimestampMonotonic");
             until("it is told to live", || property("WatchdogTimestampMonotonic") != told);
