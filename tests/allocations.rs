@@ -56,10 +56,10 @@ fn a_request_allocates_as_often_as_is_written_down() {
     steps(file.path());
 
     let compiled = config::load(file.path()).unwrap_or_else(|e| panic!("{e:?}"));
-    let (bound, _) = Inherited::default().bind_all(&compiled.settings.listeners).unwrap();
-    let (gateway, signals) = (bound[0].address().unwrap(), Signals::hear().unwrap());
+    let sockets = Inherited::default().bind_all(&compiled.settings.listeners).unwrap();
+    let (gateway, signals) = (sockets.bound[0].address().unwrap(), Signals::hear().unwrap());
     std::thread::spawn(|| {
-        portcullis::server::run(Start::new(compiled, bound, signals));
+        portcullis::server::run(Start::new(compiled, sockets, signals));
     });
     let mut client = TcpStream::connect(gateway).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

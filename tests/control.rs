@@ -182,3 +182,91 @@ fn two_gateways_do_not_share_a_control_socket() {
     assert!(err.contains("another gateway takes commands at "), "{err}");
     assert_eq!(get(gateway.address(), "/").text(), "hi");
 }
+
+#[test]
+fn a_drain_that_is_taken_back_ends_its_command_and_dismisses_nobody() {
+    let gateway = Gateway::start_controlled(&format!("linger: 10s\n{}", saying("hi")));
+    let mut kept = Raw::connect(gateway.address());
+    std::thread::scope(|scope| {
+        let draining = scope.spawn(|| gateway.operate("drain"));
+        wait_closed(gateway.address());
+        until("the drain is seen", || gateway.command_done("status").contains("state        drained"));
+        gateway.command_done("undrain");
+        let (code, _, err) = draining.join().unwrap();
+        assert_eq!((code, err.trim_end()), (1, "undrained before everything was closed"));
+    });
+    kept.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert_eq!(kept.response().field("connection"), Some("keep-alive"));
+}
+
+#[test]
+fn a_process_that_leaves_says_so() {
+    let origin = Origin::start(|_| [vec![Step::Hold], reply(200, "done")].concat());
+    let mut gateway = Gateway::start_controlled(&format!(
+        "grace_period: 10m\nroutes: [{{path: /, upstream: \"{}\"}}]",
+        origin.url()
+    ));
+    let mut busy = Raw::connect(gateway.address());
+    busy.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+    origin.wait_count(1);
+    gateway.signal("TERM");
+    gateway.wait_log(&["SIGTERM: no new connections"]);
+    let status = gateway.command_done("status");
+    assert!(status.contains("state        leaving") && status.contains("in flight    1\n"), "{status}");
+    for command in ["reload", "upgrade", "drain"] {
+        let (code, _, err) = gateway.operate(command);
+        assert_eq!((code, err.trim_end()), (1, "the process is leaving"), "{command}");
+    }
+    origin.release();
+    assert_eq!(busy.response().text(), "done");
+    assert_eq!(gateway.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn an_address_that_the_gateway_itself_is_in_the_way_of_is_said_so() {
+    let gateway = Gateway::start_controlled(&saying("hi"));
+    let port = gateway.address().port();
+    gateway.configure_controlled(&format!("listeners: [{{address: \"0.0.0.0:{port}\"}}]\n{}", saying("hi")));
+    let (code, _, err) = gateway.operate("reload");
+    let expected = format!(
+        "cannot listen on 0.0.0.0:{port}: this gateway listens on 127.0.0.1:{port}, which takes the same connections; \
+         such a change needs a restart"
+    );
+    assert_eq!((code, err.trim_end()), (1, expected.as_str()));
+}
+
+/// A file that changes while a reload would be refused is reloaded when it is not.
+#[test]
+fn a_change_during_a_drain_is_seen_after_it() {
+    let gateway = Gateway::start_controlled(&format!("watch: true\n{}", saying("one")));
+    gateway.command_done("drain");
+    gateway.configure_controlled(&format!("watch: true\n{}", saying("two")));
+    // Long enough for the change to be looked at.
+    until("it has been drained for a while", || {
+        let status = gateway.command_done("status");
+        status
+            .lines()
+            .any(|l| l.starts_with("process") && ["for 3 s", "for 4 s"].iter().any(|s| l.ends_with(s)))
+    });
+    gateway.command_done("undrain");
+    let address = *gateway.listening().last().unwrap();
+    until("the change is seen", || get(address, "/").text() == "two");
+}
+
+/// All that the kernel has let in is answered, however much it is.
+#[test]
+fn what_waits_in_a_queue_when_it_is_closed_is_served() {
+    let mut gateway = Gateway::start_controlled(&saying("hi"));
+    gateway.signal("STOP");
+    let mut clients: Vec<Raw> = (0..1000).map(|_| Raw::connect(gateway.address())).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+    }
+    gateway.signal("TERM");
+    gateway.signal("CONT");
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "hi");
+    }
+    drop(clients);
+    assert_eq!(gateway.wait_exit().code(), Some(0));
+}

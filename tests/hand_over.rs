@@ -97,10 +97,10 @@ fn upgrades() -> usize {
 }
 
 /// Upgrades and reloads under clients of every kind, so far away; none may be failed, and nothing may be left behind.
-fn lose_nothing(round_trip: Duration) {
+fn lose_nothing(round_trip: Duration, window: &str) {
     let (origin, websocket) = (traffic::origin(), traffic::websocket_origin());
     let yaml = format!(
-        "{NO_WINDOW}routes:\n  - {{path: /, upstream: \"{}\"}}\n  - {{path: /ws, upstream: \"http://{websocket}\"}}\n",
+        "{window}routes:\n  - {{path: /, upstream: \"{}\"}}\n  - {{path: /ws, upstream: \"http://{websocket}\"}}\n",
         origin.url()
     );
     let mut gateway = Gateway::start_controlled(&yaml);
@@ -149,12 +149,12 @@ fn lose_nothing(round_trip: Duration) {
 
 #[test]
 fn upgrades_and_reloads_lose_nothing() {
-    lose_nothing(Duration::ZERO);
+    lose_nothing(Duration::ZERO, NO_WINDOW);
 }
 
 #[test]
 fn upgrades_and_reloads_lose_nothing_twenty_milliseconds_away() {
-    lose_nothing(Duration::from_millis(20));
+    lose_nothing(Duration::from_millis(20), "upgrade: {rollback_window: 1s}\n");
 }
 
 #[test]
@@ -439,4 +439,122 @@ fn the_gateway_proves_itself_before_it_takes_over() {
         status.lines().find_map(|l| l.strip_prefix("answered     ")).map(str::to_owned)
     });
     assert!(answered.starts_with("1,"), "{answered}");
+}
+
+/// A request that began before the upgrade and outlasts the window gets the whole grace period after it.
+#[test]
+fn what_outlasts_the_window_is_not_cut_off() {
+    let origin = Origin::start(|_| [vec![Step::Hold], reply(200, "done")].concat());
+    let mut gateway = Gateway::start_controlled(&format!(
+        "grace_period: 1s\nupgrade: {{rollback_window: 1s}}\nroutes: [{{path: /, upstream: \"{}\"}}]",
+        origin.url()
+    ));
+    let mut busy = Raw::connect(gateway.address());
+    busy.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+    origin.wait_count(1);
+    gateway.command_done("upgrade");
+    gateway.wait_log(&["its successor serves", "at most 1s"]);
+    origin.release();
+    assert_eq!(busy.response().text(), "done");
+    drop(busy);
+    assert_eq!(gateway.wait_exit().code(), Some(0));
+    assert!(!gateway.log().iter().any(|l| l.contains("cut off")), "{:#?}", gateway.log());
+}
+
+/// Whoever asks to be relieved serves until the other one says that it does.
+#[test]
+fn a_new_one_that_nobody_relieves_serves_on() {
+    let origin = Origin::start(|_| [vec![Step::Hold], reply(200, "done")].concat());
+    let keys = "grace_period: 10m\nupgrade: {rollback_window: 10m}\n";
+    let mut gateway =
+        Gateway::start_controlled(&format!("{keys}routes: [{{path: /, upstream: \"{}\"}}]", origin.url()));
+    let address = gateway.address();
+    let mut busy = Raw::connect(address);
+    busy.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+    origin.wait_count(1);
+    let (_held, nowhere) = kit::origin::refusing();
+    gateway.configure_controlled(&format!("{keys}routes: [{{path: /, upstream: \"http://{nowhere}\"}}]"));
+    gateway.command_done("upgrade");
+    let successor = gateway.serving_pid();
+    gateway.signal("TERM");
+    gateway.wait_log(&["SIGTERM: no new connections; requests in flight: 1"]);
+    until("the new one asks to be relieved", || {
+        get(address, "/");
+        gateway.log().iter().any(|l| l.contains("is asked to take over again"))
+    });
+    // The old one leaves, and has no ear for it.
+    origin.release();
+    assert_eq!(busy.response().text(), "done");
+    assert_eq!(gateway.wait_exit().code(), Some(0));
+    gateway.wait_log(&["the process before this one is gone", &format!("process {successor} goes on")]);
+    assert_eq!(get(address, "/").status, 502);
+    assert!(is_alive(successor) && gateway.serving_pid() == successor);
+}
+
+/// Without a service manager nobody else would.
+#[test]
+fn when_the_old_one_dies_before_it_says_go_the_new_one_serves() {
+    let (_silent, slow) = kit::origin::silent();
+    let mut gateway = Gateway::start_controlled(&saying("old"));
+    let address = gateway.address();
+    gateway.configure_controlled(&format!(
+        "upstreams: {{a: {{targets: [\"{slow}\"], health_check: {{path: /, interval: 1s, timeout: 1s}}}}}}\n{}",
+        saying("new")
+    ));
+    gateway.signal("USR2");
+    until("the new one has the sockets", || {
+        gateway.log().iter().filter(|l| l.contains("routes: 1, from")).count() == 2
+    });
+    gateway.signal("KILL");
+    gateway.wait_exit();
+    let left = wait_for("the new one", || running(&gateway.file()).first().copied());
+    assert_eq!(get(address, "/").text(), "new", "the connection waits in the socket's queue");
+    gateway.wait_log(&["is gone before it said go"]);
+    kill("TERM", left);
+    until("it ends", || running(&gateway.file()).is_empty());
+}
+
+/// However the two meet.
+#[test]
+fn sigterm_at_any_moment_of_an_upgrade_leaves_nothing_behind() {
+    for millis in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 25, 30] {
+        let mut gateway = Gateway::start_controlled(&format!("{NO_WINDOW}{}", saying("hi")));
+        gateway.signal("USR2");
+        std::thread::sleep(Duration::from_millis(millis));
+        if gateway.is_running() {
+            gateway.signal("TERM");
+        }
+        gateway.wait_exit();
+        let log = gateway.log();
+        if log.iter().any(|l| l.contains("upgraded: process")) {
+            // It had been replaced by then; the signal was for a process that was leaving anyway.
+            let successor = gateway.serving_pid();
+            kill("TERM", successor);
+        }
+        until(&format!("nothing is left, {millis} ms"), || running(&gateway.file()).is_empty());
+    }
+}
+
+/// What a reload is about to bind is handed over too.
+#[test]
+fn a_reload_that_is_under_way_ends_before_an_upgrade_begins() {
+    let (_silent, slow) = kit::origin::silent();
+    let gateway = Gateway::start_controlled(&format!("{NO_WINDOW}{}", saying("old")));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let second = taken.local_addr().unwrap();
+    drop(taken);
+    gateway.configure_controlled(&format!(
+        "listeners: [{{address: \"127.0.0.1:0\"}}, {{address: \"{second}\"}}]\n{NO_WINDOW}\
+         upstreams: {{a: {{targets: [\"{slow}\"], health_check: {{path: /, interval: 1s, timeout: 1s}}}}}}\n{}",
+        saying("new")
+    ));
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| gateway.operate("reload"));
+        until("the new address is bound", || std::net::TcpListener::bind(second).is_err());
+        let said = gateway.command_done("upgrade");
+        assert!(said.contains("serves in place of"), "{said}");
+        assert_eq!(reload.join().unwrap().0, 0);
+    });
+    assert_eq!(get(second, "/").text(), "new");
+    assert_eq!(get(gateway.address(), "/").text(), "new");
 }

@@ -219,22 +219,83 @@ fn a_killed_process_is_replaced_and_clients_wait_for_it() {
 }
 
 #[test]
-fn killed_in_the_window_there_is_one_process_in_the_end() {
-    in_a_world("killed_in_the_window_there_is_one_process_in_the_end", || {
-        started("upgrade: {rollback_window: 60s}\n");
+fn whoever_dies_in_the_window_the_old_one_takes_over_again() {
+    in_a_world("whoever_dies_in_the_window_the_old_one_takes_over_again", || {
+        std::fs::create_dir_all("/run/systemd/system/portcullis.service.d").unwrap();
+        std::fs::write("/run/systemd/system/portcullis.service.d/slow.conf", "[Service]\nRestartSec=1s\n")
+            .unwrap();
+        done(&["daemon-reload"]);
+        started("upgrade: {rollback_window: 6s}\n");
         let first = main_pid();
         done(&["kill", "-s", "USR2", "--kill-who=main", "portcullis"]);
-        let second = wait_for("the new process", || Some(main_pid()).filter(|&pid| pid != first && pid != 0));
         until("the old one has heard", || journal().contains("upgraded: process"));
-        done(&["kill", "-s", "KILL", "--kill-who=main", "portcullis"]);
+        let signal = |name: &str, pid: u32| {
+            assert!(Command::new("kill")
+                .args([&format!("-{name}"), &pid.to_string()])
+                .status()
+                .unwrap()
+                .success());
+        };
+        let mut dead = vec![0, first];
+        for round in 1..=3 {
+            let one = wait_for("another main process", || Some(main_pid()).filter(|pid| !dead.contains(pid)));
+            until("it is the service", || property("ActiveState") == "active");
+            until("the old one stays", || journal().matches("serving in place of process").count() == round);
+            dead.push(one);
+            // The manager sees the death first, and is going to start the next one, which is no better.
+            signal("STOP", first);
+            signal("KILL", one);
+            until("the manager has seen it", || property("ActiveState") != "active");
+            signal("CONT", first);
+            until("the old one takes over", || journal().matches("takes over again from").count() == round);
+            assert_eq!(says(), "one");
+        }
         under_traffic(|| {
-            wait_journal(&["takes over again from"]);
             until("one process is the service", || {
-                property("ActiveState") == "active" && processes() == 1 && ![0, second].contains(&main_pid())
+                property("ActiveState") == "active" && processes() == 1 && !dead.contains(&main_pid())
             });
         });
         done(&["stop", "portcullis"]);
         assert_eq!(processes(), 0);
+    });
+}
+
+/// Two processes would serve, and one of them be known to nobody.
+#[test]
+fn killed_while_the_new_one_starts_there_is_one_process_in_the_end() {
+    in_a_world("killed_while_the_new_one_starts_there_is_one_process_in_the_end", || {
+        started("");
+        let first = main_pid();
+        let (_silent, slow) = kit::origin::silent();
+        let check = "health_check: {path: /, interval: 2s, timeout: 2s}";
+        configure(&saying("two", &format!("upstreams: {{a: {{targets: [\"{slow}\"], {check}}}}}\n")));
+        done(&["kill", "-s", "USR2", "--kill-who=main", "portcullis"]);
+        until("the new one has the sockets", || journal().matches("routes: 1, from").count() == 2);
+        done(&["kill", "-s", "KILL", "--kill-who=main", "portcullis"]);
+        assert_eq!(says(), "two");
+        until("one process is the service", || {
+            property("ActiveState") == "active" && processes() == 1 && ![0, first].contains(&main_pid())
+        });
+        wait_journal(&["not started: process", "is gone before it said go"]);
+    });
+}
+
+/// What is stored for the service is the old one's until it is gone: it may have to serve with it again.
+#[test]
+fn what_is_stored_follows_when_the_old_one_is_gone() {
+    in_a_world("what_is_stored_follows_when_the_old_one_is_gone", || {
+        started("upgrade: {rollback_window: 1m}\n");
+        let first = main_pid();
+        let two = "listeners: [{address: \"127.0.0.1:81\"}, {address: \"127.0.0.1:80\"}]\n";
+        let one = "listeners: [{address: \"127.0.0.1:80\"}]\n";
+        configure(&saying("one", "upgrade: {rollback_window: 1m}\n").replace(one, two));
+        done(&["kill", "-s", "USR2", "--kill-who=main", "portcullis"]);
+        until("the new one is the service", || ![0, first].contains(&main_pid()));
+        until("the old one has heard", || journal().contains("upgraded: process"));
+        assert!(TcpStream::connect("127.0.0.1:81").is_ok());
+        assert_eq!(property("NFileDescriptorStore"), "1");
+        assert!(Command::new("kill").args(["-TERM", &first.to_string()]).status().unwrap().success());
+        until("both are stored", || property("NFileDescriptorStore") == "2");
     });
 }
 
@@ -284,10 +345,11 @@ fn it_starts_at_boot_after_the_network() {
     in_a_world("it_starts_at_boot_after_the_network", || {
         std::fs::create_dir_all("/etc/portcullis").unwrap();
         install_binary();
-        configure(&saying("one", ""));
+        // Not port 80: whatever web server this machine has starts with the target too.
+        configure(&saying("one", "").replace(":80", ":8090"));
         done(&["enable", "portcullis"]);
         done(&["start", "multi-user.target"]);
-        assert_eq!(says(), "one");
+        assert_eq!(get(SocketAddr::from(([127, 0, 0, 1], 8090)), "/").text(), "one");
         let reached = |unit: &str| {
             let text = systemctl(&["show", "-P", "ActiveEnterTimestampMonotonic", unit]).1;
             text.trim().parse::<u64>().unwrap()
@@ -309,6 +371,35 @@ fn the_socket_unit_and_the_instances_work() {
         assert_eq!(says(), "one", "the first connection starts it");
         until("it is active", || property("ActiveState") == "active");
         done(&["reload", "portcullis"]);
+        // The manager listens whatever the gateway does, so nothing is bound anew and clients wait meanwhile.
+        let operate = |command: &str| {
+            let given = Command::new(BINARY)
+                .args([command, "--socket", "/run/portcullis/control.sock"])
+                .output()
+                .unwrap();
+            assert!(given.status.success(), "{command}: {}", String::from_utf8_lossy(&given.stderr));
+        };
+        operate("drain");
+        let mut waiting = Raw::connect(port80());
+        waiting.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+        operate("undrain");
+        assert_eq!(waiting.response().text(), "one");
+        let (here, elsewhere) = ("0.0.0.0:80", "0.0.0.0:82");
+        let both = saying("one", "").replace("127.0.0.1:80", here);
+        for address in [elsewhere, here, elsewhere, here] {
+            configure(&both.replace(here, address));
+            done(&["reload", "portcullis"]);
+        }
+        assert_eq!(says(), "one");
+        // A new process has it from the old one, in use or not.
+        configure(&both.replace(here, elsewhere));
+        done(&["reload", "portcullis"]);
+        let old = main_pid();
+        operate("upgrade");
+        until("it is replaced", || ![0, old].contains(&main_pid()));
+        configure(&both);
+        done(&["reload", "portcullis"]);
+        assert_eq!(says(), "one");
         done(&["stop", "portcullis.socket", "portcullis.service"]);
 
         for (name, port) in [("a", 8001), ("b", 8002)] {

@@ -41,18 +41,18 @@ pub(super) fn demo(options: &Options) -> u8 {
         }
     };
     // Bound here to know the port that `--listen 127.0.0.1:0` got, and to speak plainly when it is taken.
-    let bound = match Inherited::default().bind_all(&compiled.settings.listeners) {
-        Ok((bound, _)) => bound,
+    let sockets = match Inherited::default().bind_all(&compiled.settings.listeners) {
+        Ok(sockets) => sockets,
         Err(e) => {
             eprintln!("{}", e.0);
             eprintln!("Stop what uses it, or choose another: portcullis demo --listen 127.0.0.1:8081");
             return NOT_STARTED;
         }
     };
-    let address = bound.first().and_then(Bound::address).unwrap_or(options.listen);
+    let address = sockets.bound.first().and_then(Bound::address).unwrap_or(options.listen);
     super::say(welcome(&text.replace(&options.listen.to_string(), &address.to_string()), address));
     run::announce(&compiled, "the demo");
-    run::serve(Start::new(compiled, bound, signals))
+    run::serve(Start::new(compiled, sockets, signals))
 }
 
 fn configuration(listen: SocketAddr, services: &[Service; 2]) -> String {

@@ -47,7 +47,12 @@ pub(super) fn ask(gateway: &Gateway, command: Command) -> u8 {
 fn show(status: &Status) -> String {
     let Status { state, version, pid, uptime_seconds, generation, listeners, .. } = status;
     let predecessor = status.predecessor.map_or(String::new(), |pid| {
-        format!("predecessor  process {pid} is still here, and takes over if this one fails\n")
+        let then = if status.predecessor_takes_over {
+            "takes over if this one fails"
+        } else {
+            "finishes its requests"
+        };
+        format!("predecessor  process {pid} is still here and {then}\n")
     });
     format!(
         "state        {state}\nprocess      {pid}, version {version}, for {uptime_seconds} s\n\

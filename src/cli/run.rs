@@ -8,7 +8,7 @@ use crate::server::signals::Signals;
 use crate::server::sockets::Inherited;
 use crate::server::succeed::{self, Predecessor};
 use crate::server::{self, Start, StartError, VERSION};
-use log::info;
+use log::{info, warn};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -28,7 +28,10 @@ pub(super) fn run(named: Option<PathBuf>, upgrade: bool) -> u8 {
     };
     match config::find(named).and_then(|path| Ok((config::load(&path)?, path))) {
         Ok((compiled, path)) => match predecessor {
-            Some(stream) => take_over(compiled, path, signals, stream),
+            Some(stream) => match succeed::meet(stream) {
+                Ok((predecessor, theirs)) => take_over(compiled, path, signals, predecessor, theirs),
+                Err(reason) => not_started(&reason),
+            },
             None => begin(compiled, path, signals, inherited),
         },
         Err(e) => {
@@ -60,57 +63,58 @@ fn reasons(e: &LoadError) -> Vec<String> {
 
 /// Serves a configuration until told to stop.
 fn begin(compiled: Compiled, file: PathBuf, signals: Signals, inherited: Inherited) -> u8 {
-    let by_manager = !inherited.is_empty();
     if let Some(socket) = control::place(compiled.settings.control.as_deref()) {
         if let Err(reason) = control::check(&socket) {
             return not_started(&reason);
         }
-        // With the sockets of the service this process is the service, and who is there has to leave.
-        if !by_manager && control::is_taken(&socket) {
+        let taken = control::is_taken(&socket);
+        if taken && inherited.is_empty() {
             return not_started(&format!(
                 "another gateway takes commands at {}: stop it, or `portcullis upgrade` it",
                 socket.display()
             ));
         }
+        if taken {
+            // A process of the service that the service manager knows no more: it has taken over again from one that
+            // died, and stays to do so once more should this one be as bad.
+            match control::connect(&socket, Command::HandOver).and_then(succeed::meet) {
+                Ok((predecessor, theirs)) => {
+                    return take_over(compiled, file, signals, predecessor, theirs.and(inherited));
+                }
+                Err(reason) => warn!("the process at {} does not hand over: {reason}", socket.display()),
+            }
+        }
     }
     match inherited.bind_all(&compiled.settings.listeners) {
-        Ok((bound, unclaimed)) => {
+        Ok(sockets) => {
             announce(&compiled, &file.display().to_string());
-            let start = Start::new(compiled, bound, signals);
-            serve(Start { unclaimed, inherited: by_manager, file: Some(file), ..start })
+            serve(Start { file: Some(file), ..Start::new(compiled, sockets, signals) })
         }
         Err(StartError(reason)) => not_started(&reason),
     }
 }
 
-/// Serves in place of another process, once it hands over.
-fn take_over(compiled: Compiled, file: PathBuf, signals: Signals, stream: UnixStream) -> u8 {
-    let bound = succeed::meet(stream).and_then(|(predecessor, inherited)| {
-        bind(predecessor, inherited, &compiled).map_err(|StartError(reason)| reason)
-    });
-    match bound {
-        Ok((predecessor, bound, unclaimed)) => {
-            announce(&compiled, &file.display().to_string());
-            let start = Start::new(compiled, bound, signals);
-            serve(Start { unclaimed, file: Some(file), predecessor: Some(predecessor), ..start })
-        }
-        Err(reason) => not_started(&reason),
-    }
-}
-
-type Taken = (Predecessor, Vec<server::sockets::Bound>, Vec<String>);
-
-fn bind(predecessor: Predecessor, inherited: Inherited, compiled: &Compiled) -> Result<Taken, StartError> {
+/// Serves in place of another process, once it says go.
+fn take_over(
+    compiled: Compiled,
+    file: PathBuf,
+    signals: Signals,
+    predecessor: Predecessor,
+    inherited: Inherited,
+) -> u8 {
     let control = control::place(compiled.settings.control.as_deref());
-    if let Some(Err(reason)) = control.map(|socket| control::check(&socket)) {
-        predecessor.refuse(vec![reason.clone()]);
-        return Err(StartError(reason));
-    }
-    match inherited.bind_all(&compiled.settings.listeners) {
-        Ok((bound, unclaimed)) => Ok((predecessor, bound, unclaimed)),
-        Err(StartError(reason)) => {
+    let usable = control.map_or(Ok(()), |socket| control::check(&socket));
+    let bound = usable
+        .and_then(|()| inherited.bind_all(&compiled.settings.listeners).map_err(|StartError(reason)| reason));
+    match bound {
+        Ok(sockets) => {
+            announce(&compiled, &file.display().to_string());
+            let start = Start::new(compiled, sockets, signals);
+            serve(Start { file: Some(file), predecessor: Some(predecessor), ..start })
+        }
+        Err(reason) => {
             predecessor.refuse(vec![reason.clone()]);
-            Err(StartError(reason))
+            not_started(&reason)
         }
     }
 }

@@ -38,8 +38,6 @@ pub enum Command {
     Drain,
     /// Take connections again.
     Undrain,
-    /// Leave, because a process that the service manager started has the same sockets.
-    Retire,
     /// This stream is a successor's, which was started by somebody else.
     HandOver,
 }
@@ -59,9 +57,9 @@ pub enum Answer {
 }
 
 /// How the gateway is.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
-    /// `serving`, `drained`, or `handed over`.
+    /// `serving`, `upgrading`, `drained`, `handed over` or `leaving`.
     pub state: String,
     /// Of the binary that runs.
     pub version: String,
@@ -83,6 +81,8 @@ pub struct Status {
     pub faults: u64,
     /// The process before this one, while it is still there.
     pub predecessor: Option<u32>,
+    /// Whether it would take over again.
+    pub predecessor_takes_over: bool,
 }
 
 /// A command, and who waits for its answer.

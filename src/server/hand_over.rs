@@ -4,7 +4,8 @@
 //! old process                                   successor
 //!   |  <-- Started: its process id ----------------|   by who started it
 //!   |  <-- Hello: version, protocol ---------------|
-//!   |  --- Sockets: names (and descriptors) ------>|   once, or more often when there are hundreds
+//!   |  --- Sockets: names (and descriptors) ------>|   once, or more often when there are hundreds; which of them the
+//!   |                                              |   service manager holds itself, so that they cannot be bound anew
 //!   |  --- Terms: how long the old one stays ----->|
 //!   |                                              |   binds what is new, starts, checks upstreams, asks itself
 //!   |  <-- Ready ----------------------------------|   nothing accepted yet: until here it may die without harm
@@ -12,6 +13,7 @@
 //!   |  <-- Serving --------------------------------|
 //!   |  drains, keeps the sockets for a while       |
 //!   |  <-- TakeBack | Leaving | Settled | (end) ---|
+//!   |  --- Relieved ------------------------------>|   after TakeBack, once it serves again
 //! ```
 //!
 //! Instead of any message either side may say `Refused`, with its reason. The end of the stream is a message too: that
@@ -41,7 +43,7 @@ const LONGEST: usize = 256 << 10;
 pub enum Message {
     Started { pid: u32 },
     Hello { protocol: u32, version: String, pid: u32 },
-    Sockets { names: Vec<String> },
+    Sockets { names: Vec<String>, held: Vec<bool> },
     Terms(Terms),
     Ready,
     Go,
@@ -49,6 +51,7 @@ pub enum Message {
     Leaving,
     Settled,
     TakeBack { reason: String },
+    Relieved,
     Refused { reasons: Vec<String> },
 }
 
@@ -202,7 +205,7 @@ mod tests {
                 (0..DESCRIPTORS).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
             let addresses: Vec<_> = sockets.iter().map(|s| s.local_addr().unwrap()).collect();
             let names: Vec<String> = (0..DESCRIPTORS).map(|i| format!("{i:0>200}")).collect();
-            let message = Message::Sockets { names };
+            let message = Message::Sockets { names, held: vec![false; DESCRIPTORS] };
             let all: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
             let (sent, received) = tokio::join!(a.send(&message, &all), b.receive());
             sent.unwrap();

@@ -5,8 +5,8 @@
 //! so this one stands in its place.
 
 use super::connection::{self, Admission, Ticket};
-use super::sockets::{self, Bound};
-use super::{Shared, StartError};
+use super::sockets::{self, Bound, Inherited, Passed, Sockets};
+use super::{systemd, Shared, StartError};
 use crate::error::Reject;
 use crate::gateway::Bind;
 use crate::proxy::{failure, Proxy};
@@ -20,6 +20,7 @@ use pingora_proxy::HttpProxy;
 use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,9 +39,26 @@ const PROOF: &[u8] = b"HTTP/1.1 404 ";
 /// All listeners of the process. A socket stays here while nothing is accepted from it, so that it can be handed over or
 /// accepted from again.
 pub struct Listeners {
-    open: Mutex<Vec<Open>>,
+    all: Mutex<All>,
     /// Known once the service runs.
     accepting: OnceLock<Accepting>,
+}
+
+struct All {
+    open: Vec<Open>,
+    /// Of the service manager's own, those that no listener has now.
+    aside: Inherited,
+    /// Whether connections are accepted: not before the process serves, and not while it leaves.
+    accepts: bool,
+    store: Store,
+}
+
+/// What the service manager stores for the service.
+struct Store {
+    /// As long as another process may have to serve with what is stored, it stays.
+    ours: bool,
+    /// What is to go from it once it is ours.
+    unwanted: Vec<String>,
 }
 
 /// What an accepted connection needs.
@@ -78,10 +96,13 @@ pub struct Change {
 }
 
 impl Listeners {
-    /// Of sockets that listen already. Nothing is accepted before the service runs.
-    pub fn new(bound: Vec<Bound>) -> Self {
+    /// Of sockets that listen already. Nothing is accepted before [`open_up`](Self::open_up).
+    pub fn new(sockets: Sockets) -> Self {
+        let Sockets { bound, aside, unclaimed } = sockets;
         let open = bound.into_iter().map(|bound| Open { bound, task: None }).collect();
-        Listeners { open: Mutex::new(open), accepting: OnceLock::new() }
+        let store = Store { ours: false, unwanted: unclaimed };
+        let all = All { open, aside, accepts: false, store };
+        Listeners { all: Mutex::new(all), accepting: OnceLock::new() }
     }
 
     /// Binds what a new configuration has more; nothing else changes.
@@ -89,41 +110,70 @@ impl Listeners {
     /// # Errors
     /// The first address that cannot be bound, and why.
     pub fn prepare(&self, wanted: &[Bind]) -> Result<Change, StartError> {
-        let present: Vec<Bind> = self.open().iter().map(|open| open.bound.at.clone()).collect();
-        let added = missing(wanted, &present).iter().map(Bound::bind).collect::<Result<_, _>>()?;
+        let mut all = self.all();
+        let present: Vec<Bind> = all.open.iter().map(|open| open.bound.at.clone()).collect();
+        let ours: Vec<Bind> =
+            all.open.iter().filter_map(|open| open.bound.address()).map(Bind::Tcp).collect();
+        let mut added = Vec::new();
+        for at in missing(wanted, &present) {
+            match all.aside.claim_or_bind(&at) {
+                Ok(bound) => added.push(bound),
+                Err(e) => {
+                    all.discard(added);
+                    return Err(sockets::explain(e, &at, &ours));
+                }
+            }
+        }
         Ok(Change { added, wanted: wanted.to_vec() })
     }
 
-    /// Accepts from what was added, and closes what is not configured any more. Returns how many were added, and the names
-    /// that the service manager knows the closed ones by.
-    pub async fn commit(&self, change: Change) -> (usize, Vec<String>) {
+    /// Gives up a change.
+    pub fn revoke(&self, change: Change) {
+        self.all().discard(change.added);
+    }
+
+    /// Accepts from what was added, and closes what is not configured any more. Returns how many of each.
+    pub async fn commit(&self, change: Change) -> (usize, usize) {
         let added = change.added.len();
         let removed = {
-            let mut open = self.open();
-            let present: Vec<Bind> = open.iter().map(|open| open.bound.at.clone()).collect();
+            let mut all = self.all();
+            let present: Vec<Bind> = all.open.iter().map(|open| open.bound.at.clone()).collect();
             let mut removed = Vec::new();
             for at in missing(&present, &change.wanted) {
-                if let Some(place) = open.iter().position(|open| open.bound.at == at) {
-                    removed.push(open.remove(place));
+                if let Some(place) = all.open.iter().position(|open| open.bound.at == at) {
+                    removed.push(all.open.remove(place));
                 }
             }
-            open.extend(change.added.into_iter().map(|bound| Open { bound, task: None }));
+            all.open.extend(change.added.into_iter().map(|bound| Open { bound, task: None }));
             removed
         };
         self.accept();
-        let names = removed.iter().map(|open| sockets::store_name(&open.bound.at)).collect();
+        let count = removed.len();
         for open in removed {
             info!("no longer listening on {}", open.bound.name());
-            open.bound.remove_file();
-            close(open).await;
+            if !open.bound.held {
+                open.bound.remove_file();
+            }
+            self.close_one(open).await;
         }
-        (added, names)
+        self.all().settle_store();
+        (added, count)
     }
 
-    /// Accepts from every socket from which nothing is accepted yet.
-    pub fn accept(&self) {
+    /// From now on accepts connections, from every socket.
+    pub fn open_up(&self) {
+        self.all().accepts = true;
+        self.accept();
+    }
+
+    /// Accepts from every socket from which nothing is accepted yet, if anything is to be.
+    fn accept(&self) {
         let Some(accepting) = self.accepting.get() else { return };
-        for open in self.open().iter_mut().filter(|open| open.task.is_none()) {
+        let mut all = self.all();
+        if !all.accepts {
+            return;
+        }
+        for open in all.open.iter_mut().filter(|open| open.task.is_none()) {
             match accepting.begin(&open.bound) {
                 Ok(task) => {
                     info!("listening on {}", open.bound.name());
@@ -140,32 +190,88 @@ impl Listeners {
     /// The first address that cannot be bound, and why; nothing is accepted then.
     pub fn reopen(&self, wanted: &[Bind]) -> Result<(), StartError> {
         let change = self.prepare(wanted)?;
-        self.open().extend(change.added.into_iter().map(|bound| Open { bound, task: None }));
-        self.accept();
+        {
+            let mut all = self.all();
+            all.open.extend(change.added.into_iter().map(|bound| Open { bound, task: None }));
+            all.settle_store();
+        }
+        self.open_up();
         Ok(())
     }
 
     /// Accepts no more and keeps the sockets, whose queues are somebody else's.
     pub async fn leave(&self) {
-        let tasks: Vec<Task> = self.open().iter_mut().filter_map(|open| open.task.take()).collect();
+        let tasks: Vec<Task> = {
+            let mut all = self.all();
+            all.accepts = false;
+            all.open.iter_mut().filter_map(|open| open.task.take()).collect()
+        };
         for task in tasks {
             task.end(Order::Leave).await;
         }
     }
 
-    /// Closes all of them, once what waits in their queues is served. The files of Unix sockets stay, as they may be the
-    /// service manager's.
+    /// Closes all of them, once what waits in their queues is served, also for the service manager's next process. On those
+    /// of a socket unit the manager goes on to listen: clients wait there.
     pub async fn close(&self) {
-        let all = std::mem::take(&mut *self.open());
-        for open in all {
-            close(open).await;
+        for open in self.take_all() {
+            if open.bound.held {
+                warn!("{}: the service manager's socket unit still listens; clients wait", open.bound.name());
+            }
+            self.close_one(open).await;
+        }
+        self.all().settle_store();
+    }
+
+    /// The same at the end of the process, after which the service may begin anew with the sockets that are stored.
+    pub async fn close_for_good(&self) {
+        for open in self.take_all() {
+            if let Some(task) = open.task {
+                task.end(Order::Close).await;
+            }
         }
     }
 
     /// Closes the descriptors of this process only: the sockets are another's, with their queues and their files.
     pub async fn forget(&self) {
         self.leave().await;
-        self.open().clear();
+        self.all().open.clear();
+    }
+
+    fn take_all(&self) -> Vec<Open> {
+        let mut all = self.all();
+        all.accepts = false;
+        std::mem::take(&mut all.open)
+    }
+
+    async fn close_one(&self, open: Open) {
+        if let Some(task) = open.task {
+            task.end(Order::Close).await;
+        }
+        let mut all = self.all();
+        if open.bound.held {
+            all.aside.put(open.bound);
+        } else {
+            all.store.unwanted.push(sockets::store_name(&open.bound.at));
+        }
+    }
+
+    /// No other process may have to serve with what the service manager stores: from now on it stores what this one has.
+    pub fn keep_sockets(&self) {
+        let mut all = self.all();
+        all.store.ours = true;
+        all.settle_store();
+    }
+
+    /// Another descriptor of each socket, for a successor.
+    pub(super) fn pass(&self) -> io::Result<Vec<Passed>> {
+        let all = self.all();
+        let open = all.open.iter().map(|open| {
+            let Open { bound, .. } = open;
+            let socket = bound.as_fd().try_clone_to_owned()?;
+            Ok(Passed { name: sockets::store_name(&bound.at), held: bound.held, socket })
+        });
+        open.chain(all.aside.pass()).collect()
     }
 
     /// Asks the gateway something through all of it but the network: a connection of a socket pair is served as an
@@ -189,18 +295,36 @@ impl Listeners {
 
     /// What listens.
     pub fn names(&self) -> Vec<String> {
-        self.open().iter().map(|open| open.bound.name()).collect()
+        self.all().open.iter().map(|open| open.bound.name()).collect()
     }
 
-    /// Lends every socket, in one order.
-    pub fn with_all<T>(&self, use_them: impl FnOnce(&[&Bound]) -> T) -> T {
-        let open = self.open();
-        let all: Vec<&Bound> = open.iter().map(|open| &open.bound).collect();
-        use_them(&all)
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl All {
+    /// Sockets that come to nothing; the service manager's own may be wanted again.
+    fn discard(&mut self, added: Vec<Bound>) {
+        for bound in added {
+            if bound.held {
+                self.aside.put(bound);
+            } else {
+                bound.remove_file();
+            }
+        }
     }
 
-    fn open(&self) -> MutexGuard<'_, Vec<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn settle_store(&mut self) {
+        if !self.store.ours {
+            return;
+        }
+        let open: Vec<&Bound> = self.open.iter().map(|open| &open.bound).collect();
+        let listens = |name: &String| open.iter().any(|bound| sockets::store_name(&bound.at) == *name);
+        self.store.unwanted.retain(|name| !listens(name));
+        systemd::forget(&self.store.unwanted);
+        self.store.unwanted.clear();
+        systemd::keep(&open);
     }
 }
 
@@ -215,12 +339,6 @@ fn missing(these: &[Bind], those: &[Bind]) -> Vec<Bind> {
         None => true,
     };
     these.iter().filter(is_missing).cloned().collect()
-}
-
-async fn close(open: Open) {
-    if let Some(task) = open.task {
-        task.end(Order::Close).await;
-    }
 }
 
 impl Task {
@@ -343,9 +461,7 @@ async fn accept_all(acceptor: Acceptor, accepting: Accepting, mut order: watch::
             accepted = acceptor.accept() => accepted,
             ordered = order.wait_for(|order| *order != Order::Accept) => {
                 if ordered.is_ok_and(|order| *order == Order::Close) {
-                    while let Some(Ok((socket, peer))) = acceptor.accept().now_or_never() {
-                        accepting.greet(socket, peer, acceptor.port);
-                    }
+                    accept_waiting(&acceptor, &accepting);
                 }
                 return;
             }
@@ -361,6 +477,20 @@ async fn accept_all(acceptor: Acceptor, accepting: Accepting, mut order: watch::
                     warn!("{}: cannot accept: {e}", acceptor.name);
                 }
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Accepts what is in the queue now. The runtime's budget for a task must not end this: the rest would be reset.
+fn accept_waiting(acceptor: &Acceptor, accepting: &Accepting) {
+    while let Some(accepted) = tokio::task::unconstrained(acceptor.accept()).now_or_never() {
+        match accepted {
+            Ok((socket, peer)) => accepting.greet(socket, peer, acceptor.port),
+            Err(e) if is_of_the_client(&e) => {}
+            Err(e) => {
+                warn!("{}: cannot accept what waits: {e}", acceptor.name);
+                return;
             }
         }
     }

@@ -11,6 +11,7 @@ mod background;
 pub mod connection;
 pub mod control;
 pub mod hand_over;
+mod identity;
 pub mod life;
 pub mod listen;
 pub mod reload;
@@ -35,7 +36,7 @@ use pingora::server::{RunArgs, Server};
 use pingora_proxy::http_proxy;
 use reload::Reloads;
 use signals::Signals;
-use sockets::Bound;
+use sockets::Sockets;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -69,11 +70,7 @@ pub struct Start {
     /// What the process is built with.
     pub settings: Settings,
     /// Sockets that listen already.
-    pub bound: Vec<Bound>,
-    /// Names of sockets that the service manager keeps and no listener has.
-    pub unclaimed: Vec<String>,
-    /// Whether the service manager started it with sockets.
-    pub inherited: bool,
+    pub sockets: Sockets,
     /// What a reload reads and an upgrade passes on; none for the demo.
     pub file: Option<PathBuf>,
     /// Heard since the start.
@@ -83,25 +80,16 @@ pub struct Start {
 }
 
 impl Start {
-    /// Of a process that nobody was before, with sockets of its own and no file.
-    pub fn new(compiled: Compiled, bound: Vec<Bound>, signals: Signals) -> Start {
+    /// Of a process that takes over from nobody and has no file.
+    pub fn new(compiled: Compiled, sockets: Sockets, signals: Signals) -> Start {
         let Compiled { gateway, settings, .. } = compiled;
-        Start {
-            gateway,
-            settings,
-            bound,
-            unclaimed: Vec::new(),
-            inherited: false,
-            file: None,
-            signals,
-            predecessor: None,
-        }
+        Start { gateway, settings, sockets, file: None, signals, predecessor: None }
     }
 }
 
 /// Serves until told to stop; false when it could not begin to.
 pub fn run(start: Start) -> bool {
-    let Start { mut gateway, settings, bound, unclaimed, inherited, file, signals, predecessor } = start;
+    let Start { mut gateway, settings, sockets, file, signals, predecessor } = start;
     fit_descriptors(&mut gateway.limits);
     gateway.generation = predecessor.as_ref().map_or(1, |predecessor| predecessor.terms.generation + 1);
     let conf = ServerConf {
@@ -135,7 +123,7 @@ pub fn run(start: Start) -> bool {
             None
         }
     });
-    let listeners = Arc::new(Listeners::new(bound));
+    let listeners = Arc::new(Listeners::new(sockets));
     let reloads = Arc::new(Reloads::new(file, settings, Arc::clone(&listeners), Arc::clone(&shared)));
     let (draining, ready) = (watch::Sender::new(false), Arc::new(Notify::new()));
     let workers = Workers::new(
@@ -159,8 +147,6 @@ pub fn run(start: Start) -> bool {
         control,
         launch,
         predecessor,
-        unclaimed,
-        inherited,
     });
     let failed = life.failed();
     server.run(RunArgs { shutdown_signal: Box::new(life) });

@@ -17,6 +17,7 @@
 //! one runs gets one more after it, which reads the file anew: the last word wins, and no word is lost.
 
 use super::background::{prepare, Upkeep};
+use super::identity::Identity;
 use super::listen::Listeners;
 use super::systemd;
 use super::{fit_descriptors, processors, Shared};
@@ -29,10 +30,9 @@ use log::{error, info};
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::future::pending;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, Notify};
 use tokio::time::sleep;
 
@@ -40,6 +40,8 @@ use tokio::time::sleep;
 const LOOK: Duration = Duration::from_secs(1);
 /// For how long a changed file must stay as it is.
 const SETTLED: Duration = Duration::from_millis(300);
+
+const LEAVING: &str = "the gateway takes no connections now: it is drained, replaced or leaving";
 
 /// Asks for reloads and carries them out.
 pub struct Reloads {
@@ -50,6 +52,10 @@ pub struct Reloads {
     /// Who waits for the next reload; many before it begins are one.
     waiting: Mutex<Vec<oneshot::Sender<Outcome>>>,
     asked: Notify,
+    /// Held while a reload changes things, and while they must not change.
+    turn: tokio::sync::Mutex<()>,
+    /// The file as it was when this process read it.
+    read: Option<Identity>,
 }
 
 /// Why nothing changed, one line each, as `check` prints them.
@@ -74,12 +80,14 @@ impl Reloads {
         shared: Arc<Shared>,
     ) -> Self {
         Reloads {
+            read: file.as_deref().and_then(Identity::of),
             file,
             running: Mutex::new(running),
             listeners,
             shared,
             waiting: Mutex::default(),
             asked: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -92,6 +100,11 @@ impl Reloads {
         outcome.await.unwrap_or_else(|_| Err(ended()))
     }
 
+    /// Waits for a reload that is under way; as long as the guard lives there is none.
+    pub(super) async fn none(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
     /// Where the configuration that serves has the process listen.
     pub(super) fn listeners(&self) -> Vec<Bind> {
         lock(&self.running).listeners.clone()
@@ -102,7 +115,10 @@ impl Reloads {
         loop {
             self.asked.notified().await;
             let waiting = std::mem::take(&mut *lock(&self.waiting));
-            let outcome = self.reload(upkeep).await;
+            let outcome = {
+                let _turn = self.turn.lock().await;
+                self.reload(upkeep).await
+            };
             match &outcome {
                 Ok(done) => {
                     info!("{done}");
@@ -127,17 +143,19 @@ impl Reloads {
     /// does, by a symbolic link in the middle of its path.
     pub(super) async fn watch(&self) {
         let Some(file) = &self.file else { return pending().await };
-        let mut seen = identity(file);
+        let mut seen = self.read;
         loop {
             sleep(LOOK).await;
-            let mut now = identity(file);
-            if now == seen || now.is_none() || !self.shared.gateway.load().watch {
-                continue; // a file that is away for a moment is about to be another one
+            let mut now = Identity::of(file);
+            // A file that is away for a moment is about to be another one; and what would be refused now is not seen yet.
+            let refused = self.shared.farewell.is_leaving();
+            if now == seen || now.is_none() || refused || !self.shared.gateway.load().watch {
+                continue;
             }
             // Whoever writes it may not be done.
             loop {
                 sleep(SETTLED).await;
-                let later = identity(file);
+                let later = Identity::of(file);
                 if std::mem::replace(&mut now, later) == later {
                     break;
                 }
@@ -165,11 +183,10 @@ impl Reloads {
         fit_descriptors(&mut gateway.limits);
         gateway.generation = old.generation + 1;
         let new = not_in(&gateway.upstreams, &old.upstreams);
-        if !prepare(&new, &gateway.resolver).await {
-            return Err(wrong("an upstream could not be prepared"));
-        }
-        if self.shared.farewell.is_leaving() {
-            return Err(wrong("the process is leaving"));
+        let prepared = prepare(&new, &gateway.resolver).await;
+        if !prepared || self.shared.farewell.is_leaving() {
+            self.listeners.revoke(change);
+            return Err(wrong(if prepared { LEAVING } else { "an upstream could not be prepared" }));
         }
         self.mind_the_pool(&settings);
         let removed = not_in(&old.upstreams, &gateway.upstreams).len();
@@ -179,9 +196,7 @@ impl Reloads {
         upkeep.follow(&gateway.upstreams);
         lock(&self.running).listeners = settings.listeners;
         let (added, closed) = self.listeners.commit(change).await;
-        systemd::forget(&closed);
-        self.listeners.with_all(systemd::keep);
-        let listeners = match (added, closed.len()) {
+        let listeners = match (added, closed) {
             (0, 0) => String::new(),
             (added, closed) => format!(", listeners: {added} new, {closed} removed"),
         };
@@ -237,12 +252,6 @@ async fn retire(old: Arc<Gateway>) {
     while Arc::strong_count(&old) > 1 {
         sleep(LOOK).await;
     }
-}
-
-/// Which file it is, links followed, and its content as far as that can be told without reading it.
-fn identity(file: &Path) -> Option<(u64, u64, u64, SystemTime)> {
-    let meta = std::fs::metadata(file).ok()?;
-    Some((meta.dev(), meta.ino(), meta.len(), meta.modified().ok()?))
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {

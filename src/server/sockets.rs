@@ -25,6 +25,8 @@ const BACKLOG: i32 = 4096;
 pub struct Bound {
     /// Where, as configured.
     pub at: Bind,
+    /// The service manager listens on it too (a socket unit), whatever this process does: it cannot be bound anew.
+    pub(super) held: bool,
     socket: Listening,
 }
 
@@ -53,7 +55,7 @@ impl Bound {
             )),
             _ => StartError(format!("cannot listen on {at}: {e}")),
         })?;
-        Ok(Bound { at: at.clone(), socket })
+        Ok(Bound { at: at.clone(), held: false, socket })
     }
 
     /// The address of a TCP socket, with the port that the kernel chose.
@@ -87,7 +89,13 @@ impl Bound {
 
 impl AsFd for Bound {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.socket {
+        self.socket.as_fd()
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
             Listening::Tcp(listener) => listener.as_fd(),
             Listening::Unix(listener) => listener.as_fd(),
         }
@@ -121,7 +129,32 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 
 /// Sockets that listened before this process began, to be claimed by the listeners that are configured.
 #[derive(Default)]
-pub struct Inherited(Vec<(String, Listening)>);
+pub struct Inherited(Vec<Entry>);
+
+struct Entry {
+    name: String,
+    held: bool,
+    socket: Listening,
+}
+
+/// A socket on its way from one process to the next.
+pub(super) struct Passed {
+    pub(super) name: String,
+    /// See [`Bound::held`].
+    pub(super) held: bool,
+    pub(super) socket: OwnedFd,
+}
+
+/// What a process begins with.
+#[derive(Default)]
+pub struct Sockets {
+    /// One for each listener, in their order.
+    pub bound: Vec<Bound>,
+    /// The service manager's own that no listener has now: it listens all the same.
+    pub aside: Inherited,
+    /// Names of those that the service manager stores for the service and that no listener has.
+    pub unclaimed: Vec<String>,
+}
 
 impl Inherited {
     /// What the service manager passes (sd_listen_fds(3)): of a socket unit, or of its descriptor store, where an earlier
@@ -134,10 +167,11 @@ impl Inherited {
         let mut all = Vec::new();
         for at in 0..passed.len() {
             let name = names.next().unwrap_or_default().to_owned();
+            let held = !name.starts_with(STORED);
             let tcp = passed.take_tcp_listener(at).ok().flatten().map(Listening::Tcp);
             let socket = tcp.or_else(|| passed.take_unix_listener(at).ok().flatten().map(Listening::Unix));
             match socket.map(usable) {
-                Some(Ok(socket)) => all.push((name, socket)),
+                Some(Ok(socket)) => all.push(Entry { name, held, socket }),
                 Some(Err(e)) => warn!("inherited descriptor {name:?} is of no use: {e}"),
                 None => warn!("inherited descriptor {name:?} is not a TCP or Unix socket"),
             }
@@ -149,13 +183,13 @@ impl Inherited {
     ///
     /// # Errors
     /// When one is not a listening socket.
-    pub(super) fn from_predecessor(passed: Vec<(String, OwnedFd)>) -> io::Result<Inherited> {
-        let passed = passed.into_iter().map(|(name, fd)| {
-            let is_unix = socket2::SockRef::from(&fd).local_addr()?.is_unix();
-            let socket = if is_unix { Listening::Unix(fd.into()) } else { Listening::Tcp(fd.into()) };
-            Ok((name, usable(socket)?))
+    pub(super) fn from_predecessor(passed: impl IntoIterator<Item = Passed>) -> io::Result<Inherited> {
+        let entries = passed.into_iter().map(|Passed { name, held, socket }| {
+            let is_unix = socket2::SockRef::from(&socket).local_addr()?.is_unix();
+            let socket = if is_unix { Listening::Unix(socket.into()) } else { Listening::Tcp(socket.into()) };
+            Ok(Entry { name, held, socket: usable(socket)? })
         });
-        passed.collect::<io::Result<_>>().map(Inherited)
+        entries.collect::<io::Result<_>>().map(Inherited)
     }
 
     /// Whether there are none.
@@ -163,35 +197,99 @@ impl Inherited {
         self.0.is_empty()
     }
 
+    /// These, and behind them others, which are claimed only where these have none.
+    #[must_use]
+    pub fn and(mut self, others: Inherited) -> Inherited {
+        self.0.extend(others.0);
+        self
+    }
+
+    /// Takes a socket back that no listener has any more.
+    pub(super) fn put(&mut self, bound: Bound) {
+        self.0.push(Entry { name: store_name(&bound.at), held: bound.held, socket: bound.socket });
+    }
+
+    /// Other descriptors of all of them.
+    pub(super) fn pass(&self) -> impl Iterator<Item = io::Result<Passed>> + '_ {
+        self.0.iter().map(|entry| {
+            let socket = entry.socket.as_fd().try_clone_to_owned()?;
+            Ok(Passed { name: entry.name.clone(), held: entry.held, socket })
+        })
+    }
+
     /// The socket for this address, if there is one: by the name that we gave it, else by where it listens.
     fn claim(&mut self, at: &Bind) -> Option<Bound> {
         let known = store_name(at);
-        let by_name = self.0.iter().position(|(name, _)| *name == known);
-        let found = by_name.or_else(|| self.0.iter().position(|(_, socket)| listens_at(socket, at)))?;
-        let (_, socket) = self.0.swap_remove(found);
-        Some(Bound { at: at.clone(), socket })
+        let by_name = self.0.iter().position(|entry| entry.name == known);
+        let found = by_name.or_else(|| self.0.iter().position(|entry| listens_at(&entry.socket, at)))?;
+        let Entry { held, socket, .. } = self.0.swap_remove(found);
+        Some(Bound { at: at.clone(), held, socket })
     }
 
-    /// One socket for each listener, inherited or bound anew. What nobody claims is closed, and its names returned.
+    /// The socket for this address, inherited or bound anew.
+    ///
+    /// # Errors
+    /// Why it cannot be bound.
+    pub(super) fn claim_or_bind(&mut self, at: &Bind) -> Result<Bound, StartError> {
+        if let Some(claimed) = self.claim(at) {
+            return Ok(claimed);
+        }
+        let others: Vec<Bind> = self.0.iter().filter_map(|entry| address(&entry.socket)).collect();
+        Bound::bind(at).map_err(|e| explain(e, at, &others))
+    }
+
+    /// One socket for each listener. What nobody claims and the service manager does not hold is closed.
     ///
     /// # Errors
     /// The first address that cannot be bound, and why.
-    pub fn bind_all(mut self, listeners: &[Bind]) -> Result<(Vec<Bound>, Vec<String>), StartError> {
+    pub fn bind_all(mut self, listeners: &[Bind]) -> Result<Sockets, StartError> {
         let bound: Result<Vec<Bound>, StartError> =
-            listeners.iter().map(|at| self.claim(at).map_or_else(|| Bound::bind(at), Ok)).collect();
+            listeners.iter().map(|at| self.claim_or_bind(at)).collect();
         let bound = bound?;
-        for (name, socket) in &self.0 {
+        let (aside, closed): (Vec<Entry>, Vec<Entry>) = self.0.into_iter().partition(|entry| entry.held);
+        for Entry { name, socket, .. } in &closed {
             info!("inherited socket {name:?} ({}) is in no listener and is closed", whereabouts(socket));
         }
-        Ok((bound, self.0.into_iter().map(|(name, _)| name).collect()))
+        let is_claimed = |name: &String| bound.iter().any(|bound| store_name(&bound.at) == *name);
+        let unclaimed = closed.into_iter().map(|entry| entry.name).filter(|name| !is_claimed(name)).collect();
+        Ok(Sockets { bound, aside: Inherited(aside), unclaimed })
     }
 }
 
+/// What the names of sockets begin with that the service manager stores for us.
+const STORED: &str = "listen-";
+
 /// What a socket is called outside the process: `:` would separate two names (sd_pid_notify_with_fds(3)).
 pub(super) fn store_name(at: &Bind) -> String {
-    let mut name = format!("listen-{at}").replace(|c: char| c == ':' || !c.is_ascii_graphic(), "_");
+    let mut name = format!("{STORED}{at}").replace(|c: char| c == ':' || !c.is_ascii_graphic(), "_");
     name.truncate(255);
     name
+}
+
+/// An address that is in use may be so by ourselves: then nothing but a restart lets one socket follow the other.
+pub(super) fn explain(error: StartError, at: &Bind, ours: &[Bind]) -> StartError {
+    let overlaps = |other: &&Bind| match (at, other) {
+        (Bind::Tcp(a), Bind::Tcp(b)) => {
+            let either_is_all = a.ip().is_unspecified() || b.ip().is_unspecified();
+            a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (either_is_all || a.ip() == b.ip())
+        }
+        (a, b) => a == *b,
+    };
+    match ours.iter().find(overlaps) {
+        Some(other) => StartError(format!(
+            "cannot listen on {at}: this gateway listens on {other}, which takes the same connections; such a change needs a restart"
+        )),
+        None => error,
+    }
+}
+
+fn address(socket: &Listening) -> Option<Bind> {
+    match socket {
+        Listening::Tcp(listener) => listener.local_addr().ok().map(Bind::Tcp),
+        Listening::Unix(listener) => {
+            listener.local_addr().ok()?.as_pathname().map(|path| Bind::Unix(path.to_owned()))
+        }
+    }
 }
 
 fn usable(socket: Listening) -> io::Result<Listening> {
@@ -213,22 +311,11 @@ fn usable(socket: Listening) -> io::Result<Listening> {
 }
 
 fn listens_at(socket: &Listening, at: &Bind) -> bool {
-    match (socket, at) {
-        (Listening::Tcp(listener), Bind::Tcp(address)) => listener.local_addr().is_ok_and(|a| a == *address),
-        (Listening::Unix(listener), Bind::Unix(path)) => {
-            listener.local_addr().is_ok_and(|a| a.as_pathname() == Some(path))
-        }
-        _ => false,
-    }
+    address(socket).is_some_and(|address| address == *at)
 }
 
 fn whereabouts(socket: &Listening) -> String {
-    match socket {
-        Listening::Tcp(listener) => listener.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string()),
-        Listening::Unix(listener) => {
-            listener.local_addr().map_or_else(|e| e.to_string(), |a| format!("{a:?}"))
-        }
-    }
+    address(socket).map_or_else(|| "an unnamed socket".to_owned(), |address| address.to_string())
 }
 
 #[cfg(test)]
@@ -246,21 +333,56 @@ mod tests {
     #[test]
     fn an_inherited_socket_is_claimed_by_name_or_by_address_and_the_rest_is_closed() {
         let any: Bind = Bind::Tcp("127.0.0.1:0".parse().unwrap());
-        let sockets: Vec<Bound> = (0..3).map(|_| Bound::bind(&any).unwrap()).collect();
+        let sockets: Vec<Bound> = (0..4).map(|_| Bound::bind(&any).unwrap()).collect();
         let addresses: Vec<SocketAddr> = sockets.iter().map(|s| s.address().unwrap()).collect();
-        let passed =
-            |at: usize, name: &str| (name.to_owned(), sockets[at].as_fd().try_clone_to_owned().unwrap());
-        let all = vec![passed(0, "other"), passed(1, &store_name(&any)), passed(2, "gone")];
+        let passed = |at: usize, name: &str, held: bool| {
+            let socket = sockets[at].as_fd().try_clone_to_owned().unwrap();
+            Passed { name: name.to_owned(), held, socket }
+        };
+        let known = store_name(&any);
+        let all = [
+            passed(0, "unit", true),
+            passed(1, &known, false),
+            passed(2, "gone", false),
+            passed(3, "x", true),
+        ];
         let inherited = Inherited::from_predecessor(all).unwrap();
-        let (bound, unclaimed) = inherited.bind_all(&[Bind::Tcp(addresses[0]), any]).unwrap();
-        let found: Vec<SocketAddr> = bound.iter().map(|b| b.address().unwrap()).collect();
-        assert_eq!(found, addresses[..2]);
+        let Sockets { bound, mut aside, unclaimed } =
+            inherited.bind_all(&[Bind::Tcp(addresses[0]), any]).unwrap();
+        let found: Vec<(SocketAddr, bool)> = bound.iter().map(|b| (b.address().unwrap(), b.held)).collect();
+        assert_eq!(found, [(addresses[0], true), (addresses[1], false)]);
         assert_eq!(unclaimed, ["gone"]);
+        // What the service manager holds can be had later, and only so.
+        let later = Bind::Tcp(addresses[3]);
+        assert!(Bound::bind(&later).is_err());
+        assert_eq!(aside.claim_or_bind(&later).unwrap().address(), Some(addresses[3]));
+        assert!(aside.is_empty());
+    }
+
+    #[test]
+    fn a_socket_in_the_way_is_named_when_it_is_ours() {
+        let at = |text: &str| Bind::Tcp(text.parse().unwrap());
+        let explained =
+            |new: &str, ours: &str| explain(StartError("in use".to_owned()), &at(new), &[at(ours)]).0;
+        for (new, ours) in
+            [("127.0.0.1:80", "0.0.0.0:80"), ("0.0.0.0:80", "127.0.0.1:80"), ("[::1]:80", "[::]:80")]
+        {
+            assert!(
+                explained(new, ours).contains(&format!("this gateway listens on {ours}")),
+                "{new} {ours}"
+            );
+        }
+        for (new, ours) in
+            [("127.0.0.1:80", "0.0.0.0:81"), ("127.0.0.1:80", "127.0.0.2:80"), ("[::1]:80", "0.0.0.0:80")]
+        {
+            assert_eq!(explained(new, ours), "in use");
+        }
     }
 
     #[test]
     fn a_socket_that_does_not_listen_is_refused() {
         let (one, _other) = UnixStream::pair().unwrap();
-        assert!(Inherited::from_predecessor(vec![("x".to_owned(), one.into())]).is_err());
+        let passed = Passed { name: "x".to_owned(), held: false, socket: one.into() };
+        assert!(Inherited::from_predecessor([passed]).is_err());
     }
 }

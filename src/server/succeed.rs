@@ -5,8 +5,8 @@
 //! that is far more often than it was before.
 
 use super::hand_over::{Channel, Message, Terms, PROTOCOL};
-use super::sockets::Inherited;
-use super::{upgrade, VERSION};
+use super::sockets::{Inherited, Passed};
+use super::{systemd, upgrade, VERSION};
 use crate::proxy::tally::Tally;
 use log::warn;
 use std::io::{self, Write};
@@ -94,19 +94,25 @@ pub fn meet(stream: StdUnixStream) -> Result<(Predecessor, Inherited), String> {
         let hello =
             Message::Hello { protocol: PROTOCOL, version: VERSION.to_owned(), pid: std::process::id() };
         channel.send(&hello, &[]).await.map_err(lost)?;
-        let mut sockets = Vec::new();
+        // Descriptors of several messages may come together, but in their order.
+        let (mut known, mut descriptors) = (Vec::new(), Vec::new());
         loop {
-            match channel.expect("the predecessor", PROMPTLY).await? {
-                (Message::Sockets { names }, passed) if names.len() == passed.len() => {
-                    sockets.extend(names.into_iter().zip(passed));
+            let (message, passed) = channel.expect("the predecessor", PROMPTLY).await?;
+            descriptors.extend(passed);
+            match message {
+                Message::Sockets { names, held } => known.extend(names.into_iter().zip(held)),
+                Message::Terms(_) if known.len() != descriptors.len() => {
+                    return Err("the predecessor's sockets and their names do not match".to_owned());
                 }
-                (Message::Terms(terms), _) => {
+                Message::Terms(terms) => {
+                    let sockets = known.into_iter().zip(descriptors);
+                    let sockets = sockets.map(|((name, held), socket)| Passed { name, held, socket });
                     let inherited = Inherited::from_predecessor(sockets)
                         .map_err(|e| format!("the predecessor's sockets are of no use: {e}"))?;
                     let stream = channel.into_std().map_err(lost)?;
                     return Ok((Predecessor { stream, terms }, inherited));
                 }
-                (other, _) => return Err(format!("the predecessor said {other:?}")),
+                other => return Err(format!("the predecessor said {other:?}")),
             }
         }
     })
@@ -118,21 +124,25 @@ impl Predecessor {
         refuse(&self.stream, reasons);
     }
 
-    /// Waits to be told to go. A predecessor that is gone by now is nobody to wait for: somebody has to serve.
+    /// Waits to be told to go. A predecessor that is gone by now is nobody to wait for, and somebody has to serve: the
+    /// service manager's next process if there is a manager, else this one.
     pub(super) async fn await_go(self) -> Result<Staying, String> {
         let lost = |e: io::Error| format!("the predecessor's stream cannot be used: {e}");
         let mut channel = Channel::from_std(self.stream).map_err(lost)?;
-        if channel.send(&Message::Ready, &[]).await.is_ok() {
-            match tokio::time::timeout(PROMPTLY, channel.receive()).await {
-                Ok(Ok(Some((Message::Go, _)))) => {}
-                Ok(Ok(Some((Message::Refused { reasons }, _)))) => return Err(reasons.join("\n")),
-                Ok(Ok(Some((other, _)))) => return Err(format!("the predecessor said {other:?}")),
-                Ok(Ok(None)) => warn!("process {} is gone before it said go", self.terms.pid),
-                Ok(Err(e)) => return Err(format!("the predecessor cannot be understood: {e}")),
-                Err(_) => return Err(format!("the predecessor did not say go within {PROMPTLY:?}")),
+        // What cannot be told will not be answered either, unless it was refused before.
+        let _ = channel.send(&Message::Ready, &[]).await;
+        match tokio::time::timeout(PROMPTLY, channel.receive()).await {
+            Ok(Ok(Some((Message::Go, _)))) => {}
+            Ok(Ok(Some((Message::Refused { reasons }, _)))) => return Err(reasons.join("\n")),
+            Ok(Ok(Some((other, _)))) => return Err(format!("the predecessor said {other:?}")),
+            Ok(Ok(None)) if systemd::present() => {
+                return Err(format!("process {} is gone before it said go", self.terms.pid));
             }
+            Ok(Ok(None)) => warn!("process {} is gone before it said go", self.terms.pid),
+            Ok(Err(e)) => return Err(format!("the predecessor cannot be understood: {e}")),
+            Err(_) => return Err(format!("the predecessor did not say go within {PROMPTLY:?}")),
         }
-        Ok(Staying { channel, terms: self.terms, since: Instant::now() })
+        Ok(Staying { channel, terms: self.terms, since: Instant::now(), part: Part::Ready })
     }
 }
 
@@ -141,6 +151,26 @@ pub(super) struct Staying {
     channel: Channel,
     terms: Terms,
     since: Instant,
+    part: Part,
+}
+
+/// What a predecessor can still do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Take over again.
+    Ready,
+    /// It has been asked to.
+    Asked,
+    /// Finish its requests.
+    Over,
+}
+
+/// What a predecessor says after the hand-over.
+pub(super) enum Heard {
+    /// It is gone.
+    Gone,
+    /// It serves again.
+    Relieved,
 }
 
 impl Staying {
@@ -154,16 +184,55 @@ impl Staying {
         let _ = self.channel.send(&message, &[]).await;
     }
 
+    /// The service needs it no more.
+    pub(super) async fn settle(&mut self) {
+        self.part = Part::Over;
+        self.tell(Message::Settled).await;
+    }
+
+    /// The service is told to stop.
+    pub(super) async fn tell_leaving(&mut self) {
+        self.part = Part::Over;
+        self.tell(Message::Leaving).await;
+    }
+
+    /// Asks it to take over again; it says when it has.
+    pub(super) async fn ask_back(&mut self, reason: String) {
+        self.part = Part::Asked;
+        self.tell(Message::TakeBack { reason }).await;
+    }
+
+    /// Whether it has been asked to take over again.
+    pub(super) fn is_asked(&self) -> bool {
+        self.part == Part::Asked
+    }
+
+    /// Whether it would, were it needed.
+    pub(super) fn can_take_over(&self) -> bool {
+        self.part != Part::Over && self.since.elapsed() < Duration::from_millis(self.terms.window_ms)
+    }
+
+    /// What it says next. May be dropped while it waits.
+    pub(super) async fn hear(&mut self) -> Heard {
+        loop {
+            match self.channel.receive().await {
+                Ok(Some((Message::Relieved, _))) => return Heard::Relieved,
+                Ok(Some((other, _))) => {
+                    warn!("process {} said {other:?}, which means nothing now", self.terms.pid);
+                }
+                Ok(None) | Err(_) => return Heard::Gone,
+            }
+        }
+    }
+
     /// Returns when it is gone. May be dropped while it waits.
     pub(super) async fn gone(&mut self) {
-        while let Ok(Some((other, _))) = self.channel.receive().await {
-            warn!("process {} said {other:?}, which means nothing now", self.terms.pid);
-        }
+        while !matches!(self.hear().await, Heard::Gone) {}
     }
 
     /// Why it should take over again, if it should and still can.
     pub(super) fn regrets(&self, tally: &Tally) -> Option<String> {
-        if self.since.elapsed() > Duration::from_millis(self.terms.window_ms) {
+        if self.is_asked() || !self.can_take_over() {
             return None;
         }
         let (requests, faults) = tally.so_far();

@@ -25,12 +25,13 @@ pub(super) fn alive() {
     tell(&[State::Watchdog]);
 }
 
-/// These sockets shall be kept for the next process of the service. Those that are kept already are not kept twice.
+/// These sockets shall be kept for the next process of the service. Those that are kept already are not kept twice, and those
+/// of a socket unit are the manager's own.
 pub(super) fn keep(sockets: &[&Bound]) {
     if !present() {
         return;
     }
-    for bound in sockets {
+    for bound in sockets.iter().filter(|bound| !bound.held) {
         let state = [State::FdStore, State::FdName(&store_name(&bound.at))];
         if let Err(e) = sd_notify::notify_with_fds(&state, &[bound.as_fd()]) {
             warn!("the service manager cannot be given {}: {e}", bound.name());
@@ -52,7 +53,8 @@ pub(super) fn watchdog() -> Option<Duration> {
     (present() && micros > 0).then(|| Duration::from_micros(micros) / 3)
 }
 
-fn present() -> bool {
+/// Whether there is one.
+pub(super) fn present() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 

@@ -5,12 +5,13 @@
 //! manager becomes its parent, which would otherwise not notice its end.
 
 use super::hand_over::{Channel, Message, Terms, DESCRIPTORS, PROTOCOL};
+use super::identity::Identity;
+use super::sockets::Passed;
 use super::VERSION;
 use log::{info, warn};
 use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,6 +26,7 @@ pub const FORK: &str = "fork";
 /// Is the successor.
 pub const SERVE: &str = "serve";
 
+const WHO: &str = "the successor";
 /// From the start of a binary to its first word, and between words that cost it nothing.
 const PROMPTLY: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
@@ -33,8 +35,8 @@ const POLL: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone)]
 pub struct Launch {
     binary: PathBuf,
-    /// Device, inode, time: another file by this name is another binary.
-    identity: Option<(u64, u64, i64, i64)>,
+    /// Another file by this name is another binary.
+    identity: Option<Identity>,
     file: PathBuf,
 }
 
@@ -42,6 +44,7 @@ pub struct Launch {
 pub struct Successor {
     /// Its process id.
     pub pid: u32,
+    process: Option<OwnedFd>,
     channel: Channel,
 }
 
@@ -67,28 +70,23 @@ impl Launch {
         // It may have been replaced already.
         let text = binary.to_string_lossy();
         let binary = text.strip_suffix(" (deleted)").map_or(binary.clone(), PathBuf::from);
-        let identity = identity(&binary);
+        let identity = Identity::of(&binary);
         Ok(Launch { binary, identity, file })
     }
 
     /// Whether another binary has been put in the place of the running one.
     pub fn has_changed(&self) -> bool {
-        identity(&self.binary) != self.identity
+        Identity::of(&self.binary) != self.identity
     }
-}
-
-fn identity(binary: &std::path::Path) -> Option<(u64, u64, i64, i64)> {
-    let meta = std::fs::metadata(binary).ok()?;
-    Some((meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// Starts the binary and hands over to it. `say` is told how it goes on. When this future is dropped, so is what it started.
 ///
 /// # Errors
 /// Why there is no successor; nothing of it is left then.
-pub async fn start(
+pub(super) async fn start(
     launch: Launch,
-    sockets: Vec<(String, OwnedFd)>,
+    sockets: Vec<Passed>,
     terms: Terms,
     patience: Duration,
     say: impl Fn(String),
@@ -113,83 +111,116 @@ pub async fn start(
     if !ended.success() {
         return Err(format!("{} ended at once: {ended}", launch.binary.display()));
     }
-    converse(channel, sockets, terms, patience, say).await
+    negotiate(channel, true, sockets, terms, patience, say).await
 }
 
 /// Hands over to a successor at the other end of the stream, however it was started.
 ///
 /// # Errors
 /// Why it does not serve; it is killed then.
-pub async fn hand_over(
+pub(super) async fn hand_over(
     stream: UnixStream,
-    sockets: Vec<(String, OwnedFd)>,
+    sockets: Vec<Passed>,
     terms: Terms,
     patience: Duration,
 ) -> Result<Successor, String> {
-    converse(Channel::new(stream), sockets, terms, patience, |_| {}).await
+    negotiate(Channel::new(stream), false, sockets, terms, patience, |_| {}).await
 }
 
-async fn converse(
+/// Hands over, and tells a successor that will not get the service, lest it take the end of the stream for ours.
+async fn negotiate(
     mut channel: Channel,
-    sockets: Vec<(String, OwnedFd)>,
+    forked: bool,
+    sockets: Vec<Passed>,
     terms: Terms,
     patience: Duration,
     say: impl Fn(String),
 ) -> Result<Successor, String> {
-    const WHO: &str = "the successor";
+    match converse(&mut channel, forked, sockets, terms, patience, say).await {
+        Ok((pid, process)) => Ok(Successor { pid, process, channel }),
+        Err(reason) => {
+            let _ = channel.send(&Message::Refused { reasons: vec![reason.clone()] }, &[]).await;
+            Err(reason)
+        }
+    }
+}
+
+async fn converse(
+    channel: &mut Channel,
+    forked: bool,
+    sockets: Vec<Passed>,
+    terms: Terms,
+    patience: Duration,
+    say: impl Fn(String),
+) -> Result<(u32, Option<OwnedFd>), String> {
     let until = Instant::now() + patience;
     let lost = |e: io::Error| format!("the successor is gone: {e}");
     let mut doomed = Doomed { process: None, by: Signal::KILL };
-    let (mut said, _) = channel.expect(WHO, PROMPTLY).await?;
-    if let Message::Started { pid } = said {
-        doomed.take(pid);
-        said = channel.expect(WHO, PROMPTLY).await?.0;
-    }
-    let pid = match said {
+    let pid = match greeting(channel, forked, &mut doomed).await? {
         Message::Hello { protocol: PROTOCOL, version, pid } => {
             say(format!("process {pid} starts, version {version}"));
             pid
         }
         Message::Hello { protocol, version, .. } => {
-            let reason =
-                format!("{VERSION} and {version} hand over differently ({PROTOCOL}, {protocol}): restart");
-            let _ = channel.send(&Message::Refused { reasons: vec![reason.clone()] }, &[]).await;
-            return Err(reason);
+            return Err(format!(
+                "{VERSION} and {version} hand over differently ({PROTOCOL}, {protocol}): restart"
+            ));
         }
         other => return Err(format!("the successor began with {other:?}")),
     };
     doomed.take(pid);
     for some in sockets.chunks(DESCRIPTORS) {
-        let names = some.iter().map(|(name, _)| name.clone()).collect();
-        let descriptors: Vec<_> = some.iter().map(|(_, descriptor)| descriptor.as_fd()).collect();
-        channel.send(&Message::Sockets { names }, &descriptors).await.map_err(lost)?;
+        let names = some.iter().map(|passed| passed.name.clone()).collect();
+        let held = some.iter().map(|passed| passed.held).collect();
+        let descriptors: Vec<_> = some.iter().map(|passed| passed.socket.as_fd()).collect();
+        channel.send(&Message::Sockets { names, held }, &descriptors).await.map_err(lost)?;
     }
     channel.send(&Message::Terms(terms), &[]).await.map_err(lost)?;
-    step(&mut channel, &Message::Ready, until.saturating_duration_since(Instant::now())).await?;
+    step(channel, &Message::Ready, until.saturating_duration_since(Instant::now())).await?;
     say(format!("process {pid} is ready"));
     // From here on it has clients, which are to be let go in order if this process is told to stop now.
     doomed.by = Signal::TERM;
     channel.send(&Message::Go, &[]).await.map_err(lost)?;
-    if let Err(reason) = step(&mut channel, &Message::Serving, PROMPTLY).await {
+    if let Err(reason) = step(channel, &Message::Serving, PROMPTLY).await {
         doomed.by = Signal::KILL;
         return Err(reason);
     }
-    doomed.spare();
-    Ok(Successor { pid, channel })
+    Ok((pid, doomed.spare()))
+}
+
+/// The successor's first word. Who started it has told its process id before that or after, but before it ended: without
+/// the id a successor that is no good could not be ended.
+async fn greeting(channel: &mut Channel, forked: bool, doomed: &mut Doomed) -> Result<Message, String> {
+    let mut first = None;
+    for _ in 0..=usize::from(forked) {
+        match channel.expect(WHO, PROMPTLY).await {
+            Ok((Message::Started { pid }, _)) => doomed.take(pid),
+            said => first = first.or(Some(said)),
+        }
+    }
+    first.unwrap_or_else(|| Err("the successor is started twice".to_owned())).map(|(said, _)| said)
 }
 
 /// Waits for this very message.
 async fn step(channel: &mut Channel, wanted: &Message, patience: Duration) -> Result<(), String> {
-    loop {
-        match channel.expect("the successor", patience).await? {
-            (said, _) if said == *wanted => return Ok(()),
-            (Message::Started { .. }, _) => {} // overtaken by what it started
-            (other, _) => return Err(format!("the successor said {other:?} instead of {wanted:?}")),
-        }
+    match channel.expect(WHO, patience).await? {
+        (said, _) if said == *wanted => Ok(()),
+        (other, _) => Err(format!("the successor said {other:?} instead of {wanted:?}")),
     }
 }
 
 impl Successor {
+    /// Tells it that this process serves again.
+    pub async fn relieved(&mut self) {
+        let _ = self.channel.send(&Message::Relieved, &[]).await;
+    }
+
+    /// Has it stop, as by SIGTERM.
+    pub fn end(&self) {
+        let told = self.process.as_ref().map(|process| pidfd_send_signal(process, Signal::TERM));
+        info!("process {} was told to stop: {}", self.pid, matches!(told, Some(Ok(()))));
+    }
+
     /// Its next word. May be dropped while it waits.
     pub async fn word(&mut self) -> Word {
         loop {
@@ -249,8 +280,8 @@ impl Doomed {
         self.process = self.process.take().or_else(open);
     }
 
-    fn spare(mut self) {
-        self.process = None;
+    fn spare(mut self) -> Option<OwnedFd> {
+        self.process.take().map(|(_, process)| process)
     }
 }
 

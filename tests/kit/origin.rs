@@ -82,6 +82,13 @@ pub fn raw(bytes: impl AsRef<[u8]>) -> Vec<Step> {
     vec![Step::Send(bytes.as_ref().to_vec())]
 }
 
+/// An address that takes connections and never answers, as long as the socket lives: a check of it lasts until its timeout.
+pub fn silent() -> (std::net::TcpListener, SocketAddr) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
 /// An address that refuses every connection for as long as the socket lives: bound, so that nobody else gets the
 /// port, and never listening.
 pub fn refusing() -> (socket2::Socket, SocketAddr) {
