@@ -4,7 +4,7 @@
 
 mod kit;
 
-use kit::gateway::{run, wait_closed};
+use kit::gateway::{run, successor_script, wait_closed};
 use kit::origin::reply;
 use kit::raw::get;
 use kit::relay::relay;
@@ -78,15 +78,9 @@ impl Installed {
         std::fs::rename(new, self.path()).unwrap();
     }
 
-    /// A script in its place, which goes on in the background with the stream as its standard input; `$$` there is told
-    /// as the process id.
+    /// [`successor_script`] in its place.
     fn script(&self, then: &str) {
-        let text = format!(
-            "#!/bin/sh\nif [ \"$PORTCULLIS_UPGRADE\" = fork ]; then\n  exec 3<&0\n  PORTCULLIS_UPGRADE=serve \"$0\" <&3 3<&- &\n  \
-             echo \"{{\\\"Started\\\":{{\\\"pid\\\":$!}}}}\" >&3\n  exit 0\nfi\n\
-             hello() {{ echo \"{{\\\"Hello\\\":{{\\\"protocol\\\":${{1:-1}},\\\"version\\\":\\\"9.9.9\\\",\\\"pid\\\":$$}}}}\" >&0; }}\n\
-             sockets() {{ read -r line; read -r line; }}\n{then}\n"
-        );
+        let text = successor_script(then);
         self.put(|path| std::fs::write(path, text).unwrap());
     }
 }

@@ -6,6 +6,7 @@
 
 mod kit;
 
+use kit::gateway::successor_script;
 use kit::raw::get;
 use kit::traffic::{self, Mix};
 use kit::{until, wait_for, Raw};
@@ -174,19 +175,41 @@ fn it_starts_reloads_and_stops() {
 #[test]
 fn a_new_binary_takes_over_and_a_bad_one_does_not() {
     in_a_world("a_new_binary_takes_over_and_a_bad_one_does_not", || {
-        started("upgrade: {rollback_window: 1s, timeout: 2s}\n");
+        const WINDOW: &str = "upgrade: {rollback_window: 1s, timeout: 2s}\n";
+        started(WINDOW);
         let first = main_pid();
         under_traffic(|| {
-            for (count, bad) in
-                ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexec sleep 60\n", "nothing"].into_iter().enumerate()
-            {
-                install(|path| std::fs::write(path, bad).unwrap());
-                // The command itself is the bad binary's: by signal it is the gateway that finds it out.
+            let fails = |count: usize, what: &str| {
+                // By signal, because a reload would run the bad binary itself.
                 done(&["kill", "-s", "USR2", "--kill-who=main", "portcullis"]);
-                until("it is found out", || journal().matches("not upgraded: process").count() == count + 1);
-                assert_eq!((main_pid(), property("ActiveState").as_str()), (first, "active"), "{bad}");
+                until(what, || journal().matches("not upgraded: process").count() == count);
+                assert_eq!((main_pid(), property("ActiveState").as_str()), (first, "active"), "{what}");
+            };
+            std::fs::remove_file(BINARY).unwrap();
+            fails(1, "no binary");
+            let bad = [
+                ("no program", "nothing".to_owned()),
+                ("it ends", "#!/bin/sh\nexit 1\n".to_owned()),
+                ("it hangs", "#!/bin/sh\nexec sleep 60\n".to_owned()),
+                ("it crashes with the sockets", successor_script("hello; sockets; kill -SEGV $$")),
+                ("it hangs with the sockets", successor_script("hello; sockets; exec sleep 60")),
+                (
+                    "it crashes when it may go",
+                    successor_script("hello; sockets; echo '\"Ready\"' >&0; read -r go; kill -KILL $$"),
+                ),
+            ];
+            for (count, (what, text)) in bad.into_iter().enumerate() {
+                install(|path| std::fs::write(path, text).unwrap());
+                fails(count + 2, what);
             }
+            // A good binary and a bad file.
             install_binary();
+            configure("listeners: nonsense\n");
+            assert!(!systemctl(&["reload", "portcullis"]).0);
+            wait_journal(&["portcullis.yaml:1:12: listeners: expected a list"]);
+            assert_eq!((main_pid(), property("ActiveState").as_str()), (first, "active"));
+            until("nothing is left of them", || processes() == 1);
+            configure(&saying("one", WINDOW));
             done(&["reload", "portcullis"]);
             let second = main_pid();
             assert_ne!(second, first);

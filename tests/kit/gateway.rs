@@ -215,6 +215,24 @@ impl Gateway {
     }
 }
 
+/// A shell script that behaves as a binary does in an upgrade: it starts itself, says whom it started, and goes on in the
+/// background with the stream as its standard input. There `hello` and `sockets` are the first steps of a hand-over.
+pub fn successor_script(then: &str) -> String {
+    format!(
+        r#"#!/bin/sh
+if [ "$PORTCULLIS_UPGRADE" = fork ]; then
+  exec 3<&0
+  PORTCULLIS_UPGRADE=serve "$0" <&3 3<&- &
+  echo "{{\"Started\":{{\"pid\":$!}}}}" >&3
+  exit 0
+fi
+hello() {{ echo "{{\"Hello\":{{\"protocol\":${{1:-1}},\"version\":\"9.9.9\",\"pid\":$$}}}}" >&0; }}
+sockets() {{ read -r line; read -r line; }}
+{then}
+"#
+    )
+}
+
 /// Resident memory of a process in KiB.
 pub fn rss_kib(pid: u32) -> u64 {
     proc_number(&format!("/proc/{pid}/status"), "VmRSS:")
