@@ -4,7 +4,7 @@
 
 mod kit;
 
-use kit::gateway::{run, successor_script, wait_closed};
+use kit::gateway::{is_alive, run, running, successor_script, wait_closed};
 use kit::origin::reply;
 use kit::raw::get;
 use kit::relay::relay;
@@ -23,25 +23,8 @@ fn saying(text: &str) -> String {
 /// The old process leaves as soon as it can.
 const NO_WINDOW: &str = "upgrade: {rollback_window: 0s}\n";
 
-fn is_alive(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}/cmdline")).exists()
-        && !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default().contains(") Z ")
-}
-
 fn copy_binary(to: &Path) {
     std::fs::copy(env!("CARGO_BIN_EXE_portcullis"), to).unwrap();
-}
-
-/// The processes whose command names this file.
-fn running(file: &Path) -> Vec<u32> {
-    let file = file.display().to_string();
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let ours = |pid: &u32| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&command).contains(&file) && is_alive(*pid)
-    };
-    pids.filter(ours).collect()
 }
 
 fn descriptors(pid: u32) -> usize {

@@ -166,12 +166,6 @@ impl Gateway {
         line.trim().split(',').next().unwrap().parse().unwrap()
     }
 
-    /// All processes that the log has named as successors, the oldest first.
-    pub fn successors(&self) -> Vec<u32> {
-        let pid = |l: &String| l.split_once("upgraded: process ")?.1.split(' ').next()?.parse().ok();
-        self.log().iter().filter_map(pid).collect()
-    }
-
     /// The configuration file of [`Gateway::start`].
     pub fn file(&self) -> PathBuf {
         self.folder.path().join("portcullis.yaml")
@@ -215,6 +209,24 @@ impl Gateway {
     }
 }
 
+/// The processes whose command names this file.
+pub fn running(file: &Path) -> Vec<u32> {
+    let file = file.display().to_string();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let ours = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(&file) && is_alive(*pid)
+    };
+    pids.filter(ours).collect()
+}
+
+/// Whether it runs; one that nobody has waited for does not.
+pub fn is_alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}/cmdline")).exists()
+        && !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default().contains(") Z ")
+}
+
 /// A shell script that behaves as a binary does in an upgrade: it starts itself, says whom it started, and goes on in the
 /// background with the stream as its standard input. There `hello` and `sockets` are the first steps of a hand-over.
 pub fn successor_script(then: &str) -> String {
@@ -240,16 +252,12 @@ pub fn rss_kib(pid: u32) -> u64 {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // Successors are nobody's children, but they are ours to end if they still run this configuration.
-        let ours = self.file().display().to_string();
-        for pid in self.successors() {
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&command).contains(&ours) {
-                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
-            }
-        }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Successors are nobody's children, but ours to end: they run the configuration of this folder.
+        for pid in running(&self.file()) {
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        }
         if std::thread::panicking() {
             eprintln!("the gateway's log:\n{}", self.log().join("\n"));
         }
