@@ -75,6 +75,8 @@ pub enum Reject {
     ExchangeTimeout,
     /// The client went away or stopped reading; nobody is left to answer.
     ClientGone,
+    /// The process ended before the exchange did.
+    CutOff,
     /// A fault of the gateway's own.
     Internal,
 }

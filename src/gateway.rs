@@ -1,6 +1,9 @@
 //! The compiled configuration: one immutable snapshot that a request sees from its first byte to its log line.
 
 use crate::base::client::TrustedProxies;
+use crate::observe::access_log::AccessLog;
+use crate::observe::stats::RouteStats;
+use crate::observe::trace::Tracing;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
 use crate::policy::Chain;
@@ -25,6 +28,14 @@ pub struct Gateway {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Asks for the addresses of named targets.
     pub resolver: Arc<Resolver>,
+    /// Where requests are written down.
+    pub access_log: AccessLog,
+    /// Where spans go, if any are recorded.
+    pub tracing: Option<Arc<Tracing>>,
+    /// Who may look at the gateway, and where.
+    pub admin: Option<Admin>,
+    /// What each route takes, for people, in the order of the routes.
+    pub matches: Box<[Box<str>]>,
     /// Whether a change of the file is a reload.
     pub watch: bool,
     /// How long changes of the process take.
@@ -64,6 +75,25 @@ pub struct Timing {
     pub upgrade: Duration,
     /// For which the old process stays to take over again.
     pub rollback: Duration,
+}
+
+/// Who may look at the gateway, and where: `admin`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it is looked at.
+    pub address: Bind,
+    /// Who has this may look; without one everybody who reaches the address may, and `check` sees to it that only
+    /// processes of this machine do.
+    pub token: Option<Box<str>>,
+    /// Names that a browser may ask for besides addresses and `localhost`, in lower case.
+    pub hosts: Box<[Box<str>]>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let token = self.token.as_ref().map(|_| "…");
+        f.debug_struct("Admin").field("address", &self.address).field("token", &token).finish_non_exhaustive()
+    }
 }
 
 /// Where a listener listens.
@@ -113,8 +143,8 @@ impl Limits {
 /// One route, compiled. It stands in the router's own table, so that with thousands of them a request touches one cache
 /// line of its own; what many routes have in common is elsewhere, once, and stays in the processor's caches.
 pub struct Route {
-    /// Its name, for logs and metrics.
-    pub name: Arc<str>,
+    /// Its name, and what is counted for it; one for all configurations that have a route of this name.
+    pub stats: Arc<RouteStats>,
     /// What it does.
     pub action: Action,
     /// How it is done; one for all routes that have the same.
@@ -175,6 +205,15 @@ impl Split {
         }
         let total = choices.iter().map(|(weight, _)| weight).sum();
         Split::Many(Box::new(Weighted { choices, total }))
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        let (one, many) = match self {
+            Split::One(upstream) => (Some(upstream), None),
+            Split::Many(weighted) => (None, Some(weighted.choices.iter().map(|(_, upstream)| upstream))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
     }
 
     /// One of them, by chance and weight.

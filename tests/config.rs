@@ -28,7 +28,10 @@ fn errors_with(yaml: &str, secrets: &dyn Secrets) -> Vec<String> {
 /// The YAML files in conf/.
 fn examples() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(repository("conf")).unwrap().map(|entry| entry.unwrap().path());
-    let yaml: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+    // Those of Prometheus are read by its own tool in tests/metrics.rs.
+    let ours = |path: &PathBuf| !path.file_name().unwrap().to_str().unwrap().starts_with("prometheus");
+    let yaml = entries.filter(|path| path.extension().is_some_and(|e| e == "yaml"));
+    let yaml: Vec<_> = yaml.filter(ours).collect();
     assert!(yaml.len() >= 5, "{yaml:?}");
     yaml
 }
@@ -145,7 +148,7 @@ fn every_mistake_is_named_with_its_place() {
 /// Keys of the contract that a later issue builds: refused, because a key that is ignored is worse.
 #[test]
 fn what_is_not_built_yet_is_unknown() {
-    for key in ["admin", "access_log", "consumers", "providers", "rate_limit_store"] {
+    for key in ["consumers", "providers", "rate_limit_store"] {
         let found = errors(&format!("{LISTENERS}{key}: {{}}\n{ROUTES}"));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with(&format!("p.yaml:2:1: {key}: unknown key; known here: ")), "{found:?}");

@@ -4,20 +4,31 @@
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const HOUSE: [(&str, &[&str]); 11] = [
+const HOUSE: [(&str, &[&str]); 13] = [
     ("base", &[]),
     ("wire", &["base"]),
     ("error", &["base", "wire"]),
+    ("observe", &["base"]),
     ("router", &["base", "error"]),
     ("policy", &["base", "wire", "error"]),
-    ("upstream", &["base", "wire", "error"]),
-    ("gateway", &["base", "wire", "error", "router", "policy", "upstream"]),
-    ("config", &["base", "wire", "error", "router", "policy", "upstream", "gateway"]),
-    ("proxy", &["base", "wire", "error", "router", "policy", "upstream", "gateway"]),
-    ("server", &["base", "wire", "error", "router", "policy", "upstream", "gateway", "config", "proxy"]),
+    ("upstream", &["base", "wire", "error", "observe"]),
+    ("gateway", &["base", "wire", "error", "observe", "router", "policy", "upstream"]),
+    ("config", &["base", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
+    ("proxy", &["base", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
+    ("admin", &["base", "observe", "upstream", "gateway"]),
+    (
+        "server",
+        &[
+            "base", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config", "proxy",
+            "admin",
+        ],
+    ),
     (
         "cli",
-        &["base", "wire", "error", "router", "policy", "upstream", "gateway", "config", "proxy", "server"],
+        &[
+            "base", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config", "proxy",
+            "admin", "server",
+        ],
     ),
 ];
 

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or knows the engine.
 
 pub mod client;
+pub mod decimal;
 pub mod path;
 pub mod request;
 pub mod units;

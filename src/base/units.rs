@@ -82,6 +82,18 @@ fn split(text: &str) -> Option<(&str, &str)> {
     number.starts_with(|c: char| c.is_ascii_digit()).then_some((number, unit.trim_start()))
 }
 
+/// A share such as `5%`, `0.5%` or `100%`, as a number from 0 to 1.
+///
+/// # Errors
+/// What to write instead.
+pub fn share(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').map(str::trim).and_then(|number| number.parse::<f64>().ok());
+    match number {
+        Some(number) if (0.0..=100.0).contains(&number) => Ok(number / 100.0),
+        _ => Err(format!("expected a share such as 5% or 0.1%, found {text:?}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 
 mod service;
 
+use super::log::Log;
 use super::{run, NOT_STARTED, REFUSED};
 use crate::config::{self, load::System};
 use crate::server::sockets::{Bound, Inherited};
@@ -20,7 +21,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn demo(options: &Options) -> u8 {
-    super::start_log();
+    let log = Log::start();
     let signals = match run::signals() {
         Ok(signals) => signals,
         Err(code) => return code,
@@ -32,7 +33,11 @@ pub(super) fn demo(options: &Options) -> u8 {
             return NOT_STARTED;
         }
     };
-    let text = configuration(options.listen, &services);
+    // Where it usually is, or else where there is room: that is no reason not to start.
+    let usual = SocketAddr::from(([127, 0, 0, 1], 9901));
+    let taken = std::net::TcpListener::bind(usual).is_err();
+    let admin = if taken { SocketAddr::from(([127, 0, 0, 1], 0)) } else { usual };
+    let text = configuration(options.listen, admin, &services);
     let compiled = match config::compile("demo.yaml", &text, &System) {
         Ok(compiled) => compiled,
         Err(errors) => {
@@ -41,22 +46,29 @@ pub(super) fn demo(options: &Options) -> u8 {
         }
     };
     // Bound here to know the port that `--listen 127.0.0.1:0` got, and to speak plainly when it is taken.
-    let sockets = match Inherited::default().bind_all(&compiled.settings.listeners) {
-        Ok(sockets) => sockets,
-        Err(e) => {
-            eprintln!("{}", e.0);
-            eprintln!("Stop what uses it, or choose another: portcullis demo --listen 127.0.0.1:8081");
-            return NOT_STARTED;
-        }
-    };
+    let sockets =
+        match Inherited::default().bind_with(&compiled.settings.listeners, compiled.gateway.admin.as_ref()) {
+            Ok(sockets) => sockets,
+            Err(e) => {
+                eprintln!("{}", e.0);
+                eprintln!("Stop what uses it, or choose another: portcullis demo --listen 127.0.0.1:8081");
+                return NOT_STARTED;
+            }
+        };
+    if let Err(reason) = compiled.gateway.access_log.open(None) {
+        eprintln!("{reason}");
+        return NOT_STARTED;
+    }
     let address = sockets.bound.first().and_then(Bound::address).unwrap_or(options.listen);
-    super::say(welcome(&text.replace(&options.listen.to_string(), &address.to_string()), address));
+    let page = sockets.admin.as_ref().and_then(Bound::address).unwrap_or(admin);
+    super::say(welcome(&configuration(address, page, &services), address, page));
     run::announce(&compiled, "the demo");
-    run::serve(Start::new(compiled, sockets, signals))
+    run::serve(Start { log: log.sink(), ..Start::new(compiled, sockets, signals) })
 }
 
-fn configuration(listen: SocketAddr, services: &[Service; 2]) -> String {
-    let mut text = format!("listeners:\n  - address: \"{listen}\"\nupstreams:\n");
+fn configuration(listen: SocketAddr, admin: SocketAddr, services: &[Service; 2]) -> String {
+    let mut text =
+        format!("listeners:\n  - address: \"{listen}\"\nadmin:\n  address: \"{admin}\"\nupstreams:\n");
     for service in services {
         let [a, b] = service.addresses;
         text += &format!(
@@ -71,7 +83,7 @@ fn configuration(listen: SocketAddr, services: &[Service; 2]) -> String {
     text
 }
 
-fn welcome(text: &str, address: SocketAddr) -> String {
+fn welcome(text: &str, address: SocketAddr, page: SocketAddr) -> String {
     let indented: String = text.lines().map(|line| format!("    {line}\n")).collect();
     format!(
         "\nA gateway on http://{address} in front of two services with two instances each:\n\n{indented}\n\
@@ -82,6 +94,7 @@ Try it from another terminal:\n\n\
   curl -i http://{address}/nowhere             # no route: 404 with a problem body\n\
   curl -X POST http://{address}/service1/stop  # one instance of service1 goes down for ten seconds ...\n\
   for i in 1 2 3 4; do curl -s http://{address}/service1; done     # ... and nobody notices\n\n\
+Watch it in a browser: http://{page}/        # each request is also a line of JSON on standard error\n\n\
 Ctrl-C ends it.\n\n"
     )
 }

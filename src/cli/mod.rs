@@ -4,6 +4,7 @@
 
 mod check;
 mod demo;
+mod log;
 mod operate;
 mod run;
 
@@ -140,11 +141,4 @@ pub fn main() -> u8 {
 /// Says something on standard output; that nobody reads it any more is no failure.
 fn say(text: impl std::fmt::Display) {
     let _ = write!(std::io::stdout(), "{text}");
-}
-
-/// What is logged unless `RUST_LOG` says otherwise: ours, and Pingora's warnings. Its balancer's and its proxy's are ours told twice.
-fn start_log() {
-    let filter = env_logger::Env::default()
-        .default_filter_or("warn,portcullis=info,pingora_load_balancing=error,pingora_proxy=error");
-    env_logger::Builder::from_env(filter).format_timestamp_millis().init();
 }

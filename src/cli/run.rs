@@ -1,11 +1,12 @@
 //! `portcullis run`: hear signals, load, bind or take over, serve.
 
+use super::log::Log;
 use super::operate::Gateway;
 use super::{check, NOT_STARTED, OK};
 use crate::config::{self, load::LoadError, Compiled};
 use crate::server::control::{self, Command};
 use crate::server::signals::Signals;
-use crate::server::sockets::Inherited;
+use crate::server::sockets::{Inherited, Sockets};
 use crate::server::succeed::{self, Predecessor};
 use crate::server::{self, Start, StartError, VERSION};
 use log::{info, warn};
@@ -16,7 +17,7 @@ pub(super) fn run(named: Option<PathBuf>, upgrade: bool) -> u8 {
     if let Some(started) = succeed::fork() {
         return started.map_or_else(|reason| not_started(&reason), |()| OK);
     }
-    super::start_log();
+    let log = Log::start();
     let signals = match signals() {
         Ok(signals) => signals,
         Err(code) => return code,
@@ -29,10 +30,10 @@ pub(super) fn run(named: Option<PathBuf>, upgrade: bool) -> u8 {
     match config::find(named).and_then(|path| Ok((config::load(&path)?, path))) {
         Ok((compiled, path)) => match predecessor {
             Some(stream) => match succeed::meet(stream) {
-                Ok((predecessor, theirs)) => take_over(compiled, path, signals, predecessor, theirs),
+                Ok((predecessor, theirs)) => take_over(compiled, path, signals, predecessor, theirs, &log),
                 Err(reason) => not_started(&reason),
             },
-            None => begin(compiled, path, signals, inherited),
+            None => begin(compiled, path, signals, inherited, &log),
         },
         Err(e) => {
             if let Some(stream) = predecessor {
@@ -62,7 +63,7 @@ fn reasons(e: &LoadError) -> Vec<String> {
 }
 
 /// Serves a configuration until told to stop.
-fn begin(compiled: Compiled, file: PathBuf, signals: Signals, inherited: Inherited) -> u8 {
+fn begin(compiled: Compiled, file: PathBuf, signals: Signals, inherited: Inherited, log: &Log) -> u8 {
     if let Some(socket) = control::place(compiled.settings.control.as_deref()) {
         if let Err(reason) = control::check(&socket) {
             return not_started(&reason);
@@ -79,19 +80,26 @@ fn begin(compiled: Compiled, file: PathBuf, signals: Signals, inherited: Inherit
             // died, and stays to do so once more should this one be as bad.
             match control::connect(&socket, Command::HandOver).and_then(succeed::meet) {
                 Ok((predecessor, theirs)) => {
-                    return take_over(compiled, file, signals, predecessor, theirs.and(inherited));
+                    return take_over(compiled, file, signals, predecessor, theirs.and(inherited), log);
                 }
                 Err(reason) => warn!("the process at {} does not hand over: {reason}", socket.display()),
             }
         }
     }
-    match inherited.bind_all(&compiled.settings.listeners) {
+    match bind(&compiled, inherited) {
         Ok(sockets) => {
             announce(&compiled, &file.display().to_string());
-            serve(Start { file: Some(file), ..Start::new(compiled, sockets, signals) })
+            serve(Start { file: Some(file), log: log.sink(), ..Start::new(compiled, sockets, signals) })
         }
-        Err(StartError(reason)) => not_started(&reason),
+        Err(reason) => not_started(&reason),
     }
+}
+
+/// Binds what the configuration listens on, and opens what it writes to.
+fn bind(compiled: &Compiled, inherited: Inherited) -> Result<Sockets, String> {
+    compiled.gateway.access_log.open(None)?;
+    let sockets = inherited.bind_with(&compiled.settings.listeners, compiled.gateway.admin.as_ref());
+    sockets.map_err(|StartError(reason)| reason)
 }
 
 /// Serves in place of another process, once it says go.
@@ -101,16 +109,16 @@ fn take_over(
     signals: Signals,
     predecessor: Predecessor,
     inherited: Inherited,
+    log: &Log,
 ) -> u8 {
     let control = control::place(compiled.settings.control.as_deref());
     let usable = control.map_or(Ok(()), |socket| control::check(&socket));
-    let bound = usable
-        .and_then(|()| inherited.bind_all(&compiled.settings.listeners).map_err(|StartError(reason)| reason));
+    let bound = usable.and_then(|()| bind(&compiled, inherited));
     match bound {
         Ok(sockets) => {
             announce(&compiled, &file.display().to_string());
             let start = Start::new(compiled, sockets, signals);
-            serve(Start { file: Some(file), predecessor: Some(predecessor), ..start })
+            serve(Start { file: Some(file), predecessor: Some(predecessor), log: log.sink(), ..start })
         }
         Err(reason) => {
             predecessor.refuse(vec![reason.clone()]);

@@ -59,6 +59,16 @@ fn listeners(raw: &Raw, cx: &Context<'_>) {
             cx.fail(place, format!("a second listener on {value}; the first is on line {first}"));
         }
     }
+    let Some(At { place, value: admin }) = &raw.admin else { return };
+    if let Some(first) = seen.get(&admin.address) {
+        let address = place.show(&admin.address);
+        cx.fail(
+            place,
+            format!(
+                "{address} is a listener on line {first}; who looks at the gateway needs another address"
+            ),
+        );
+    }
 }
 
 fn upstream(upstream: &RawUpstream, cx: &Context<'_>) {

@@ -8,6 +8,9 @@ use super::raw::{
 };
 use crate::base::client::TrustedProxies;
 use crate::gateway::{Action, Gateway, Limits, Retry, Route, Rules, Settings, Split, Timing};
+use crate::observe::access_log::AccessLog;
+use crate::observe::stats::RouteStats;
+use crate::observe::trace::Tracing;
 use crate::policy::max_body::MaxBody;
 use crate::policy::rewrite::{PathRewrite, Rewrite};
 use crate::policy::{Chain, Policy};
@@ -38,11 +41,16 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_POOL: usize = 128;
 const DEFAULT_RETRY: Retry = Retry { attempts: 2, connect: true, reset: true };
 
-/// Builds everything; an upstream that runs and stays as it is configured is the same one with its state. What `check`
-/// found wrong may be left out: nothing of the result is used then.
-pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
+/// Builds everything; an upstream that runs and stays as it is configured is the same one with its state, and what is
+/// counted for a route goes on under its name. What `check` found wrong may be left out: nothing of the result is used then.
+pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
+    let running = before.map_or(&[][..], |before| &before.upstreams);
     let running = running.iter().map(|upstream| (&**upstream.name(), upstream)).collect();
     let mut upstreams = Upstreams { running, ..Upstreams::default() };
+    let counted = before.into_iter().flat_map(|before| before.router.iter());
+    let counted: HashMap<&str, &Arc<RouteStats>> =
+        counted.map(|route| (&*route.stats.name.plain, &route.stats)).collect();
+    let mut matches = Vec::with_capacity(raw.routes.len());
     for upstream in &raw.upstreams {
         upstreams.add(spec(upstream));
     }
@@ -57,6 +65,9 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
             let action = action(route.action.take()?, &mut upstreams)?;
             let matching = matching(&route);
             let name = route_name(&route, &matching, &mut names);
+            matches.push(described(&matching).into());
+            let stats = counted.get(name.as_str()).copied().cloned();
+            let stats = stats.unwrap_or_else(|| Arc::new(RouteStats::new(&name)));
             let policies = route.policies.clone().or(&raw.defaults);
             let chain = chain(&policies, route.rewrite.map(|r| r.value), &matching.path);
             let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
@@ -66,7 +77,7 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
                 reset: r.reset,
             });
             let rules = shared.share(Rules { chain, timeout, retry });
-            Some((matching, Route { name: name.into(), action, rules }))
+            Some((matching, Route { stats, action, rules }))
         })
         .collect();
     let settings = Settings {
@@ -81,6 +92,14 @@ pub(super) fn compile(raw: Raw, running: &[Arc<Upstream>]) -> Compiled {
         limits: limits(&raw.limits),
         upstreams: upstreams.all,
         resolver: Arc::new(Resolver::new(raw.resolver)),
+        access_log: AccessLog::new(raw.access_log),
+        tracing: raw.traces.map(|(spec, sample)| {
+            let same =
+                before.and_then(|before| before.tracing.as_ref()).filter(|same| same.is(&spec, sample));
+            same.map_or_else(|| Arc::new(Tracing::new(spec, sample)), Arc::clone)
+        }),
+        admin: raw.admin.map(|admin| admin.value),
+        matches: matches.into(),
         watch: raw.watch,
         timing,
         generation: 0,
@@ -247,6 +266,25 @@ fn route_name(route: &RawRoute, matching: &Match, taken: &mut HashMap<String, us
     }
     taken.insert(name.clone(), 1);
     name
+}
+
+/// What a route takes, for people.
+fn described(matching: &Match) -> String {
+    let methods = matching.methods.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(",");
+    let hosts = matching.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let path = match &matching.path {
+        PathMatch::Prefix(path) => path.clone(),
+        PathMatch::Exact(path) => format!("={path}"),
+        PathMatch::Regex(pattern) => format!("~{pattern}"),
+    };
+    let mut text = [methods, format!("{hosts}{path}")].join(" ").trim_start().to_owned();
+    if !matching.headers.is_empty() || !matching.query.is_empty() {
+        let headers = matching.headers.iter().map(|(name, _)| name.as_str());
+        let query = matching.query.iter().map(|(name, _)| name.as_str());
+        let names: Vec<&str> = headers.chain(query).collect();
+        text += &format!(" [{}]", names.join(", "));
+    }
+    text
 }
 
 impl RawPolicies {

@@ -3,11 +3,10 @@
 use super::decode::Secrets;
 use super::{yaml, Compiled};
 use crate::error::ConfigError;
-use crate::upstream::Upstream;
+use crate::gateway::Gateway;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Why there is no configuration.
 #[derive(Debug)]
@@ -46,7 +45,7 @@ pub fn control_socket(path: &Path) -> Option<PathBuf> {
 /// # Errors
 /// See [`LoadError`].
 pub fn load(path: &Path) -> Result<Compiled, LoadError> {
-    load_over(path, &[])
+    load_over(path, None)
 }
 
 /// The same for a process that runs with these upstreams already: those that stay as they are keep their state. The
@@ -54,7 +53,7 @@ pub fn load(path: &Path) -> Result<Compiled, LoadError> {
 ///
 /// # Errors
 /// See [`LoadError`].
-pub fn load_over(path: &Path, running: &[Arc<Upstream>]) -> Result<Compiled, LoadError> {
+pub fn load_over(path: &Path, before: Option<&Gateway>) -> Result<Compiled, LoadError> {
     let name = path.display().to_string();
     let refuse = |(line, column), message| {
         let error = ConfigError { file: name.as_str().into(), line, column, path: String::new(), message };
@@ -74,7 +73,7 @@ pub fn load_over(path: &Path, running: &[Arc<Upstream>]) -> Result<Compiled, Loa
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         refuse((line, column), "not UTF-8; save the file in that encoding".to_owned())
     })?;
-    super::compile_over(&name, &text, &System, running).map_err(LoadError::Invalid)
+    super::compile_over(&name, &text, &System, before).map_err(LoadError::Invalid)
 }
 
 /// The environment and the file system.

@@ -16,9 +16,8 @@ pub use compile::Compiled;
 pub use load::{control_socket, find, load, load_over};
 
 use crate::error::ConfigError;
-use crate::upstream::Upstream;
+use crate::gateway::Gateway;
 use decode::{Context, Item, Place, Secrets};
-use std::sync::Arc;
 
 /// The most attempts a route may ask for.
 pub const MAX_ATTEMPTS: usize = 10;
@@ -28,15 +27,15 @@ pub const MAX_ATTEMPTS: usize = 10;
 /// # Errors
 /// All that is wrong, in file order.
 pub fn compile(file: &str, text: &str, secrets: &dyn Secrets) -> Result<Compiled, Vec<ConfigError>> {
-    compile_over(file, text, secrets, &[])
+    compile_over(file, text, secrets, None)
 }
 
-/// The same for a process that runs already: upstreams that stay as they are keep their state.
+/// The same for a process that runs already: what stays as it is keeps its state.
 fn compile_over(
     file: &str,
     text: &str,
     secrets: &dyn Secrets,
-    running: &[Arc<Upstream>],
+    before: Option<&Gateway>,
 ) -> Result<Compiled, Vec<ConfigError>> {
     let cx = Context::new(file, secrets);
     let root = match yaml::parse(text) {
@@ -49,7 +48,7 @@ fn compile_over(
     let raw = read::file(&Item::root(root, &cx));
     check::check(&raw, &cx);
     // Compiling is total, also over what was found wrong; but nothing of it leaves this function then.
-    let compiled = compile::compile(raw, running);
+    let compiled = compile::compile(raw, before);
     if cx.is_clean() {
         Ok(compiled)
     } else {

@@ -2,7 +2,8 @@
 
 use super::decode::{At, Place};
 use crate::base::units;
-use crate::gateway::Bind;
+use crate::gateway::{Admin, Bind};
+use crate::observe::{access_log, export};
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
@@ -31,6 +32,12 @@ pub struct Raw {
     pub upgrade: RawUpgrade,
     /// `control`.
     pub control: Option<PathBuf>,
+    /// `admin`.
+    pub admin: Option<At<Admin>>,
+    /// `access_log`.
+    pub access_log: access_log::Spec,
+    /// `traces`, with the share that is recorded.
+    pub traces: Option<(export::Spec, f64)>,
     /// `trusted_proxies`.
     pub trusted_proxies: Vec<IpNet>,
     /// `resolver.servers`.

@@ -1,5 +1,6 @@
 //! The tree to [`Raw`]: types and units, one function a section.
 
+mod observe;
 mod route;
 mod upstream;
 
@@ -36,6 +37,11 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
         raw.upgrade = upgrade(&item).unwrap_or_default();
     }
     raw.control = fields.get("control").and_then(|item| control(&item));
+    raw.admin = fields.get("admin").and_then(|item| observe::admin(&item));
+    if let Some(item) = fields.get("access_log") {
+        raw.access_log = observe::access_log(&item).unwrap_or_default();
+    }
+    raw.traces = fields.get("traces").and_then(|item| observe::traces(&item));
     if let Some(item) = fields.get("trusted_proxies") {
         raw.trusted_proxies = item
             .items("a list of networks such as [10.0.0.0/8]")

@@ -7,6 +7,8 @@
 
 use super::ctx::{conn, Ctx};
 use crate::error::Reject;
+use crate::observe::stats::RetryReason;
+use crate::upstream::peer::Busy;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
@@ -24,7 +26,12 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     }
     ctx.attempts += 1;
     ctx.attempt_started = now;
+    ctx.upstream_took = None;
+    ctx.reused = false;
     ctx.body_received = 0;
+    if let Some(recording) = &mut ctx.recording {
+        recording.begin_attempt(target.address);
+    }
     let may_become_tunnel = session.is_upgrade_req();
     let mut peer = if may_become_tunnel { target.tunnel_peer() } else { target.peer() };
     let within = |timeout: Option<Duration>| timeout.map(|t| t.min(left));
@@ -40,13 +47,14 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         // While the upstream takes nothing the engine waits for it alone and sees no deadline of the client's connection.
         peer.options.write_timeout = within(peer.options.write_timeout);
     }
-    ctx.target = Some(target);
+    ctx.target = Some(Busy::new(target));
     Ok(peer)
 }
 
 /// No connection was made: nothing was sent, so any request may go elsewhere.
 pub(super) fn not_connected(ctx: &mut Ctx, mut e: Box<Error>) -> Box<Error> {
-    let again = ctx.rules().retry.connect && choose_other(ctx);
+    failed(ctx, &e);
+    let again = ctx.rules().retry.connect && choose_other(ctx, RetryReason::Connect);
     e.set_retry(again);
     e
 }
@@ -59,13 +67,58 @@ pub(super) fn broke(session: &mut Session, ctx: &mut Ctx, mut e: Box<Error>, reu
     let repeatable =
         session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
     let may = reset && unanswered && repeatable && ctx.reject.is_none() && ctx.rules().retry.reset;
-    let again = may && (choose_other(ctx) || (reused && choose_same(ctx)));
+    if *e.esource() == ErrorSource::Upstream {
+        failed(ctx, &e);
+    }
+    let again = may && (choose_other(ctx, RetryReason::Reset) || (reused && choose_same(ctx)));
     e.set_retry(again);
     e
 }
 
+/// A connection is there, made now or kept.
+pub(super) fn connected(ctx: &mut Ctx, reused: bool) {
+    ctx.reused = reused;
+    if let Some(upstream) = &ctx.upstream {
+        upstream.stats().connected(reused);
+    }
+}
+
+/// The head of the final response is there.
+pub(super) fn answered(ctx: &mut Ctx, status: u16) {
+    ctx.answered = true;
+    took(ctx);
+    if let Some(recording) = &mut ctx.recording {
+        recording.answered(status);
+    }
+}
+
+/// The attempt came to nothing, or its answer broke off.
+fn failed(ctx: &mut Ctx, e: &Error) {
+    took(ctx);
+    if let Some(recording) = &mut ctx.recording {
+        recording.failed(e.etype().as_str());
+    }
+}
+
+fn took(ctx: &mut Ctx) {
+    if ctx.upstream_took.is_some() {
+        return;
+    }
+    let took = ctx.attempt_started.elapsed();
+    ctx.upstream_took = Some(took);
+    if let Some(upstream) = &ctx.upstream {
+        upstream.stats().answered(took);
+    }
+}
+
+fn retried(ctx: &Ctx, reason: RetryReason) {
+    if let Some(upstream) = &ctx.upstream {
+        upstream.stats().retried(reason);
+    }
+}
+
 /// Another target, if attempts and targets are left.
-fn choose_other(ctx: &mut Ctx) -> bool {
+fn choose_other(ctx: &mut Ctx, reason: RetryReason) -> bool {
     if let Some(target) = &ctx.target {
         ctx.tried.push(target.address);
     }
@@ -73,6 +126,9 @@ fn choose_other(ctx: &mut Ctx) -> bool {
         return false;
     }
     ctx.next = ctx.select(&ctx.tried);
+    if ctx.next.is_some() {
+        retried(ctx, reason);
+    }
     ctx.next.is_some()
 }
 
@@ -81,7 +137,10 @@ fn choose_same(ctx: &mut Ctx) -> bool {
     if ctx.attempts > ctx.rules().retry.attempts {
         return false;
     }
-    ctx.next = ctx.target.as_ref().map(Arc::clone);
+    ctx.next = ctx.target.as_ref().map(|busy| Arc::clone(busy.target()));
+    if ctx.next.is_some() {
+        retried(ctx, RetryReason::Reused);
+    }
     ctx.next.is_some()
 }
 

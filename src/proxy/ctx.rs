@@ -1,16 +1,21 @@
 //! What is known of one exchange, from its first byte to its log line.
 
+use crate::base::decimal::hex_128;
 use crate::error::Reject;
 use crate::gateway::{Action, Gateway, Route, Rules};
+use crate::observe::spans::Recording;
+use crate::observe::trace::Context;
 use crate::router::RouteId;
-use crate::upstream::peer::Target;
+use crate::upstream::peer::{Busy, Target};
 use crate::upstream::Upstream;
 use crate::wire::conn::Conn;
 use http::HeaderValue;
 use pingora::protocols::http::ServerSession;
 use pingora_proxy::Session;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// One exchange.
@@ -36,7 +41,7 @@ pub struct Ctx {
     /// The target of the next attempt, once chosen.
     pub next: Option<Arc<Target>>,
     /// The target of the present or last attempt.
-    pub target: Option<Arc<Target>>,
+    pub target: Option<Busy>,
     /// Targets that failed.
     pub tried: Vec<SocketAddr>,
     /// Attempts begun.
@@ -45,8 +50,16 @@ pub struct Ctx {
     pub body_received: u64,
     /// When the present attempt began.
     pub attempt_started: Instant,
+    /// From then until the head of its final response, or until it failed.
+    pub upstream_took: Option<Duration>,
+    /// It goes over a connection that was there.
+    pub reused: bool,
     /// The final response's head has come from the upstream.
     pub answered: bool,
+    /// Its place in its trace.
+    pub trace: Context,
+    /// What becomes of it in spans, if it is recorded.
+    pub recording: Option<Box<Recording>>,
     /// Why the gateway itself answered.
     pub reject: Option<Reject>,
 }
@@ -55,11 +68,13 @@ impl Ctx {
     /// An exchange that begins now.
     pub fn new(gateway: Arc<Gateway>) -> Self {
         let now = Instant::now();
+        // A trace that begins here goes by the number of its first request.
+        let number = fastrand::u128(1..);
         Ctx {
             gateway,
             started: now,
             deadline: now,
-            id: new_id(),
+            id: id_of(number),
             client: None,
             peer_trusted: false,
             route: None,
@@ -71,7 +86,11 @@ impl Ctx {
             attempts: 0,
             body_received: 0,
             attempt_started: now,
+            upstream_took: None,
+            reused: false,
             answered: false,
+            trace: Context { trace_id: number, parent: None, sampled: false },
+            recording: None,
             reject: None,
         }
     }
@@ -97,6 +116,14 @@ impl Ctx {
     }
 }
 
+impl Drop for Ctx {
+    fn drop(&mut self) {
+        if let Some(route) = self.route() {
+            route.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The connection under a session.
 pub fn conn(session: &Session) -> Option<&Conn> {
     conn_of(session.as_downstream())
@@ -110,8 +137,9 @@ pub fn conn_of(session: &ServerSession) -> Option<&Conn> {
 
 /// 128 random bits in hexadecimal: unique, not secret.
 pub fn new_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let bits = fastrand::u128(..);
-    let text: [u8; 32] = std::array::from_fn(|i| HEX[((bits >> (124 - 4 * i)) & 15) as usize]);
-    HeaderValue::from_bytes(&text).expect("hexadecimal digits are a field value")
+    id_of(fastrand::u128(1..))
+}
+
+fn id_of(number: u128) -> HeaderValue {
+    HeaderValue::from_bytes(&hex_128(number)).expect("hexadecimal digits are a field value")
 }

@@ -21,90 +21,83 @@ struct Problem {
     detail: Cow<'static, str>,
 }
 
-/// The status that a cause is answered with.
-pub(super) fn status(reject: &Reject) -> u16 {
-    problem(reject).status
+/// The status that a cause is answered with and the machine-readable reason for it. 499, as in NGINX: nobody is left to
+/// answer.
+pub fn code(reject: &Reject) -> (u16, &'static str) {
+    match reject {
+        Reject::Head(e) => (e.status(), e.reason()),
+        Reject::Chunk(_) => (400, "chunked_coding"),
+        Reject::Path(e) => (400, e.reason()),
+        Reject::Malformed => (400, "malformed"),
+        Reject::SlowHead => (408, "slow_head"),
+        Reject::SlowBody => (408, "slow_body"),
+        Reject::BodyTooLarge(_) => (413, "body_too_large"),
+        Reject::NoRoute => (404, "no_route"),
+        Reject::MethodNotAllowed(_) => (405, "method_not_allowed"),
+        Reject::NoTarget => (503, "no_healthy_target"),
+        Reject::TooManyConnections => (503, "too_many_connections"),
+        Reject::TooManyFromAddress => (429, "too_many_connections_from_address"),
+        Reject::Exhausted => (503, "out_of_descriptors"),
+        Reject::TunnelEnded => (499, "tunnel_ended"),
+        Reject::Connect => (502, "connect"),
+        Reject::UpstreamBroke => (502, "upstream_broke"),
+        Reject::UpstreamTimeout => (504, "upstream_timeout"),
+        Reject::ExchangeTimeout => (504, "exchange_timeout"),
+        Reject::ClientGone => (499, "client_gone"),
+        Reject::CutOff => (503, "cut_off"),
+        Reject::Internal => (500, "internal"),
+    }
 }
 
-/// The answer to a cause. 499, as in NGINX: nobody is left to answer.
+/// The answer to a cause.
 fn problem(reject: &Reject) -> Problem {
-    let (status, reason, title, detail): (u16, &str, &str, Cow<'static, str>) = match reject {
-        Reject::Head(e) => (e.status(), e.reason(), "Request not understood", e.detail().into()),
-        Reject::Chunk(why) => (400, "chunked_coding", "Request not understood", (*why).into()),
-        Reject::Path(e) => (400, e.reason(), "Path not accepted", e.detail().into()),
-        Reject::Malformed => {
-            (400, "malformed", "Request not understood", "The request is not well-formed HTTP/1.1.".into())
-        }
-        Reject::SlowHead => {
-            (408, "slow_head", "Request too slow", "The request's head did not arrive in time.".into())
-        }
-        Reject::SlowBody => {
-            (408, "slow_body", "Request too slow", "The request's body arrives too slowly.".into())
-        }
+    let (status, reason) = code(reject);
+    let (title, detail): (&str, Cow<'static, str>) = match reject {
+        Reject::Head(e) => ("Request not understood", e.detail().into()),
+        Reject::Chunk(why) => ("Request not understood", (*why).into()),
+        Reject::Path(e) => ("Path not accepted", e.detail().into()),
+        Reject::Malformed => ("Request not understood", "The request is not well-formed HTTP/1.1.".into()),
+        Reject::SlowHead => ("Request too slow", "The request's head did not arrive in time.".into()),
+        Reject::SlowBody => ("Request too slow", "The request's body arrives too slowly.".into()),
         Reject::BodyTooLarge(limit) => (
-            413,
-            "body_too_large",
             "Body too large",
             format!("The request's body may have at most {} here.", show_size(*limit)).into(),
         ),
-        Reject::NoRoute => {
-            (404, "no_route", "Service not found", "No service is configured for this host and path.".into())
+        Reject::NoRoute => ("Service not found", "No service is configured for this host and path.".into()),
+        Reject::MethodNotAllowed(allow) => {
+            ("Method not allowed", format!("Allowed here: {}.", allow.join(", ")).into())
         }
-        Reject::MethodNotAllowed(allow) => (
-            405,
-            "method_not_allowed",
-            "Method not allowed",
-            format!("Allowed here: {}.", allow.join(", ")).into(),
-        ),
-        Reject::NoTarget => (
-            503,
-            "no_healthy_target",
-            "Service unavailable",
-            "No instance of this service is able to answer now.".into(),
-        ),
-        Reject::TooManyConnections => {
-            (503, "too_many_connections", "Gateway busy", "The gateway has no connection to spare.".into())
+        Reject::NoTarget => {
+            ("Service unavailable", "No instance of this service is able to answer now.".into())
         }
-        Reject::TooManyFromAddress => (
-            429,
-            "too_many_connections_from_address",
-            "Too many connections",
-            "Too many connections come from your address.".into(),
-        ),
-        Reject::Exhausted => {
-            (503, "out_of_descriptors", "Gateway busy", "The gateway has no connection to spare.".into())
+        Reject::TooManyConnections => ("Gateway busy", "The gateway has no connection to spare.".into()),
+        Reject::TooManyFromAddress => {
+            ("Too many connections", "Too many connections come from your address.".into())
         }
-        Reject::TunnelEnded => (499, "tunnel_ended", "Tunnel ended", "".into()),
-        Reject::Connect => {
-            (502, "connect", "Bad gateway", "No connection could be made to the service.".into())
-        }
-        Reject::UpstreamBroke => {
-            (502, "upstream_broke", "Bad gateway", "The service broke off or did not answer in HTTP.".into())
-        }
-        Reject::UpstreamTimeout => {
-            (504, "upstream_timeout", "Gateway timeout", "The service did not answer in time.".into())
-        }
-        Reject::ExchangeTimeout => {
-            (504, "exchange_timeout", "Gateway timeout", "The whole exchange took longer than it may.".into())
-        }
-        Reject::ClientGone => (499, "client_gone", "Client closed request", "".into()),
-        Reject::Internal => {
-            (500, "internal", "Internal error", "The gateway failed to handle this request.".into())
-        }
+        Reject::Exhausted => ("Gateway busy", "The gateway has no connection to spare.".into()),
+        Reject::TunnelEnded => ("Tunnel ended", "".into()),
+        Reject::Connect => ("Bad gateway", "No connection could be made to the service.".into()),
+        Reject::UpstreamBroke => ("Bad gateway", "The service broke off or did not answer in HTTP.".into()),
+        Reject::UpstreamTimeout => ("Gateway timeout", "The service did not answer in time.".into()),
+        Reject::ExchangeTimeout => ("Gateway timeout", "The whole exchange took longer than it may.".into()),
+        Reject::ClientGone => ("Client closed request", "".into()),
+        Reject::CutOff => ("Gateway stopped", "The gateway was stopped before this request was over.".into()),
+        Reject::Internal => ("Internal error", "The gateway failed to handle this request.".into()),
     };
     Problem { status, reason, title, detail }
 }
 
 impl Problem {
-    /// The body: `type`, `title`, `status`, `detail`, `instance` (RFC 9457 §3.1) and `error`, the title again for
-    /// simple clients.
+    /// The body: `type`, `title`, `status`, `detail`, `instance` (RFC 9457 §3.1), `reason` for programs, and `error`, the
+    /// title again for simple clients.
     fn json(&self, id: &str) -> String {
         let (title, detail) = (quoted(self.title), quoted(&self.detail));
         format!(
-            r#"{{"type":"urn:portcullis:problem:{}","title":{title},"status":{},"detail":{detail},"instance":{},"error":{title}}}"#,
+            r#"{{"type":"urn:portcullis:problem:{}","title":{title},"status":{},"detail":{detail},"instance":{},"reason":"{}","error":{title}}}"#,
             self.reason,
             self.status,
-            quoted(id)
+            quoted(id),
+            self.reason
         ) + "\n"
     }
 }
@@ -138,7 +131,7 @@ fn allow(reject: &Reject, status: u16) -> Option<String> {
 }
 
 /// The whole HTTP/1.1 answer to a connection that never became a session; it closes.
-pub fn raw_answer(reject: &Reject, id: &str) -> (u16, Vec<u8>) {
+pub fn raw_answer(reject: &Reject, id: &str) -> Vec<u8> {
     let problem = problem(reject);
     let status = http::StatusCode::from_u16(problem.status).unwrap_or(http::StatusCode::BAD_REQUEST);
     let body = problem.json(id);
@@ -156,7 +149,7 @@ pub fn raw_answer(reject: &Reject, id: &str) -> (u16, Vec<u8>) {
     }
     answer.push_str("\r\n");
     answer.push_str(&body);
-    (problem.status, answer.into_bytes())
+    answer.into_bytes()
 }
 
 /// Answers a request that was refused before anything went upstream.
@@ -269,7 +262,7 @@ fn out_of_descriptors(e: &Error) -> bool {
 }
 
 /// The kinds of an error and its causes, without Pingora's contexts: those quote what an upstream sent.
-fn brief(e: &Error) -> String {
+pub(super) fn brief(e: &Error) -> String {
     let mut text = format!("{} {}", e.source_str(), e.etype().as_str());
     match e.cause.as_deref().map(|cause| (cause.downcast_ref::<Box<Error>>(), cause)) {
         Some((Some(inner), _)) => {
@@ -292,7 +285,7 @@ async fn send(session: &mut Session, ctx: &Ctx, reject: &Reject) -> Result<()> {
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
     match conn(session) {
         // In place of those of an answer that came to nothing.
-        Some(conn) => conn.set_response_fields(|out| super::response::write_id(ctx, out)),
+        Some(conn) => conn.set_response_fields(|out| super::response::write_own(ctx, out)),
         None => head.insert_header("X-Request-Id", ctx.id.clone())?,
     }
     if let Some(allow) = allow(reject, problem.status) {
@@ -309,7 +302,8 @@ async fn send(session: &mut Session, ctx: &Ctx, reject: &Reject) -> Result<()> {
     Ok(())
 }
 
-/// One line for each request that the gateway itself ended: faults as warnings, refusals of the client's at level info.
+/// One line for each request that the gateway itself ended, where no access log says it: faults as warnings, refusals of
+/// the client's at level info.
 pub(super) fn log(session: &Session, e: Option<&Error>, ctx: &Ctx) {
     let Some(reject) = &ctx.reject else { return };
     let problem = problem(reject);
@@ -317,14 +311,11 @@ pub(super) fn log(session: &Session, e: Option<&Error>, ctx: &Ctx) {
         return;
     }
     let request = session.req_header();
-    if request.uri.path() == "*" {
-        return; // the gateway asking itself whether it lives, or as idle a question of somebody else's
-    }
     let id = ctx.id.to_str().unwrap_or_default();
     let mut line =
         format!("{id} {} {} -> {} {}", request.method, request.uri.path(), problem.status, problem.reason);
     if let Some(route) = ctx.route() {
-        let _ = write!(line, ", route {}", route.name);
+        let _ = write!(line, ", route {}", route.stats.name.plain);
     }
     if let (Some(upstream), Some(target)) = (&ctx.upstream, &ctx.target) {
         let _ = write!(

@@ -4,6 +4,7 @@
 use super::ctx::{conn, Ctx};
 use super::request::{nothing, target};
 use crate::base::client::entry_address;
+use crate::observe::trace::new_span;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::rewrite::Rewrite;
 use crate::policy::Forward;
@@ -33,8 +34,13 @@ const X_FORWARDED_PROTO: Name = name("X-Forwarded-Proto", "x-forwarded-proto");
 const X_FORWARDED_HOST: Name = name("X-Forwarded-Host", "x-forwarded-host");
 const X_FORWARDED_PORT: Name = name("X-Forwarded-Port", "x-forwarded-port");
 
+const TRACEPARENT_NAME: Name = name("traceparent", "traceparent");
+/// The W3C's names for a request's place in its trace.
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
 /// How many these are.
-const NAMES: usize = 7;
+const NAMES: usize = 8;
 
 /// The fields of a request that goes upstream: the engine's two maps, of values and of spellings, or the first alone.
 pub trait Fields {
@@ -85,6 +91,7 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
         trusted: ctx.peer_trusted,
         id: &ctx.id,
         received: session.req_header().version,
+        trace: trace(ctx),
     };
     if request.has_case() {
         own.add(request)?;
@@ -111,6 +118,27 @@ pub struct Own<'a> {
     pub id: &'a HeaderValue,
     /// The version that came in.
     pub received: Version,
+    /// What is said of the trace in place of what came in; none: that goes on as it is.
+    pub trace: Option<Trace>,
+}
+
+/// What the upstream is told of the trace.
+pub struct Trace {
+    /// A `traceparent`.
+    pub parent: [u8; 55],
+    /// It begins here: what came in was nothing, or broken.
+    pub begins: bool,
+}
+
+/// A request that is not recorded adds no span, so that one from elsewhere stays the parent.
+fn trace(ctx: &Ctx) -> Option<Trace> {
+    let begins = ctx.trace.parent.is_none();
+    let span = match &ctx.recording {
+        Some(recording) => recording.attempt_span(),
+        None if begins => new_span(),
+        None => return None,
+    };
+    Some(Trace { parent: ctx.trace.field(span), begins })
 }
 
 impl Own<'_> {
@@ -122,6 +150,12 @@ impl Own<'_> {
         drop_spoofed(fields, self.trusted);
         identify_client(self.client, fields, self.trusted)?;
         fields.put(X_REQUEST_ID, self.id.clone())?;
+        if let Some(Trace { parent, begins }) = &self.trace {
+            if *begins {
+                fields.remove(&TRACESTATE);
+            }
+            fields.put(TRACEPARENT_NAME, HeaderValue::from_bytes(parent).expect("digits and hyphens"))?;
+        }
         via(self.received, fields)
     }
 }

@@ -2,36 +2,37 @@
 //!
 //! Each method of [`ProxyHttp`] is a few lines that name its steps: `request` decides (normalise, route, admit,
 //! choose a target), `forward` writes the upstream's request, `response` the client's response, `attempt` says
-//! what may be tried again, `failure` alone turns causes into answers. It knows no configuration file and no
+//! what may be tried again, `failure` alone turns causes into answers, `record` tells what became of it. It knows no configuration file and no
 //! listener.
 
 mod attempt;
 pub mod ctx;
 pub mod failure;
 pub mod forward;
+pub mod record;
 mod request;
 mod response;
-pub mod tally;
 
 use crate::gateway::Gateway;
+use crate::observe::Observed;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ctx::Ctx;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use std::sync::Arc;
 use std::time::Duration;
-use tally::Tally;
 
 /// The gateway as Pingora's application.
 pub struct Proxy {
     /// The snapshot that new requests get.
     pub gateway: Arc<ArcSwap<Gateway>>,
-    /// Counts requests, and those that failed by the gateway's own account.
-    pub tally: Arc<Tally>,
+    /// What is counted and noted.
+    pub observed: Arc<Observed>,
 }
 
 #[async_trait]
@@ -56,6 +57,19 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         attempt::begin(session, ctx)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        _: Option<&Digest>,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        attempt::connected(ctx, reused);
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -126,8 +140,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
-        self.tally.count(ctx.reject.as_ref().is_some_and(|reject| failure::status(reject) >= 500));
-        failure::log(session, e, ctx);
+        record::finish(self, session, e, ctx);
     }
 
     fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &Error) -> bool {

@@ -1,11 +1,14 @@
 //! From a parsed head to a decision: normalise, route, admit, choose.
 
 use super::ctx::{conn, Ctx};
+use super::forward::{TRACEPARENT, TRACESTATE};
 use super::response::Answer;
 use crate::base::path;
 use crate::base::request::Request;
 use crate::error::Reject;
 use crate::gateway::Action;
+use crate::observe::spans::Recording;
+use crate::observe::trace::Context;
 use crate::router::{Outcome, RouteId};
 use crate::upstream::balance::HashOn;
 use crate::wire::conn::Conn;
@@ -17,6 +20,7 @@ use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// Decides about a request: `None` lets it go upstream, `Some` is the gateway's own answer.
@@ -25,6 +29,7 @@ use std::sync::Arc;
 /// Why it is refused.
 pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answer>, Reject> {
     identify(session, ctx);
+    join_trace(session.req_header(), ctx);
     if session.req_header().version == Version::HTTP_10 {
         spare_http10(session);
     }
@@ -33,6 +38,7 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
         forget_spelling(session.req_header_mut());
     }
     let id = find_route(session, ctx)?;
+    ctx.gateway.route(id).stats.in_flight.fetch_add(1, Ordering::Relaxed);
     ctx.route = Some(id);
     admit(session, ctx)?;
     let route = ctx.gateway.route(id);
@@ -108,6 +114,28 @@ fn identify(session: &Session, ctx: &mut Ctx) {
         if (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic) {
             ctx.id = id.clone();
         }
+    }
+}
+
+/// Continues the trace that the request is part of, or begins one.
+fn join_trace(request: &RequestHeader, ctx: &mut Ctx) {
+    let mut given = request.headers.get_all(&TRACEPARENT).iter();
+    let given = match (given.next(), given.next()) {
+        (Some(one), None) => Context::parse(one.as_bytes()),
+        _ => None,
+    };
+    let Some(tracing) = &ctx.gateway.tracing else {
+        ctx.trace = given.unwrap_or(ctx.trace);
+        return;
+    };
+    match given {
+        Some(context) => ctx.trace = context, // who began it has decided
+        None => ctx.trace.sampled = tracing.samples(ctx.trace.trace_id),
+    }
+    if ctx.trace.sampled {
+        let state = request.headers.get_all(&TRACESTATE).iter().filter_map(|v| v.to_str().ok());
+        let state = given.map(|_| state.collect::<Vec<_>>().join(",")).unwrap_or_default();
+        ctx.recording = Some(Box::new(Recording::new(state)));
     }
 }
 

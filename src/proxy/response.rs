@@ -1,6 +1,8 @@
 //! The response that goes to the client: an upstream's, cleaned and dressed, or the gateway's own.
 
+use super::attempt;
 use super::ctx::{conn, Ctx};
+use crate::base::decimal::write_millis;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
@@ -11,8 +13,6 @@ use http::Version;
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::Session;
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// Takes from an upstream's response what belongs to its connection alone (RFC 9110 §7.6.1), and notes that it came.
 ///
@@ -32,7 +32,7 @@ pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut 
         if !session.is_upgrade_req() {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade nobody asked for").into_up());
         }
-        ctx.answered = true;
+        attempt::answered(ctx, 101);
         if let Some(conn) = conn(session) {
             conn.become_tunnel();
         }
@@ -41,7 +41,9 @@ pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut 
     remove_hop_by_hop(response);
     frame_plainly(response)?;
     response.set_version(Version::HTTP_11); // the version is each hop's own (RFC 9112 §2.3)
-    ctx.answered = !response.status.is_informational();
+    if !response.status.is_informational() {
+        attempt::answered(ctx, response.status.as_u16());
+    }
     Ok(())
 }
 
@@ -77,19 +79,18 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     chain.respond().iter().try_for_each(|edits| edit(response, edits))?;
     if let Some(conn) = at_the_wire {
         conn.set_response_fields(|out| {
-            write_id(ctx, out);
-            out.extend_from_slice(b"Server-Timing: ");
-            write_timing(ctx, out);
-            out.extend_from_slice(b"\r\n");
+            write_own(ctx, out);
         });
     }
     Ok(())
 }
 
-/// The field that tells the client the id of its request.
-pub(super) fn write_id(ctx: &Ctx, out: &mut Vec<u8>) {
+/// The fields that tell the client the id of its request and where its time went.
+pub(super) fn write_own(ctx: &Ctx, out: &mut Vec<u8>) {
     out.extend_from_slice(b"X-Request-Id: ");
     out.extend_from_slice(ctx.id.as_bytes());
+    out.extend_from_slice(b"\r\nServer-Timing: ");
+    write_timing(ctx, out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -120,37 +121,16 @@ pub(super) fn close_when_leaving(session: &mut Session) {
 
 /// How long the gateway and how long the upstream took so far, in milliseconds (W3C Server Timing).
 fn write_timing(ctx: &Ctx, out: &mut Vec<u8>) {
-    let now = Instant::now();
-    let upstream = if ctx.attempts > 0 { now - ctx.attempt_started } else { Duration::ZERO };
     out.extend_from_slice(b"gateway;dur=");
-    write_millis((now - ctx.started).saturating_sub(upstream), out);
-    if ctx.attempts > 0 {
-        out.extend_from_slice(b", upstream;dur=");
-        write_millis(upstream, out);
-    }
-}
-
-/// Whole milliseconds and three digits of their fraction; formatting a floating-point number costs ten times as much.
-fn write_millis(duration: Duration, out: &mut Vec<u8>) {
-    let micros = duration.as_micros().min(u128::from(u64::MAX)) as u64;
-    let (mut whole, fraction) = (micros / 1_000, micros % 1_000);
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (whole % 10) as u8;
-        whole /= 10;
-        if whole == 0 {
-            break;
+    match ctx.upstream_took {
+        // The clock has just been asked, when the upstream's answer came.
+        Some(upstream) => {
+            write_millis(ctx.attempt_started - ctx.started, out);
+            out.extend_from_slice(b", upstream;dur=");
+            write_millis(upstream, out);
         }
+        None => write_millis(ctx.started.elapsed(), out),
     }
-    out.extend_from_slice(&digits[at..]);
-    out.extend_from_slice(&[
-        b'.',
-        b'0' + (fraction / 100) as u8,
-        b'0' + (fraction / 10 % 10) as u8,
-        b'0' + (fraction % 10) as u8,
-    ]);
 }
 
 fn remove_hop_by_hop(response: &mut ResponseHeader) {
@@ -249,22 +229,5 @@ impl Answer {
             session.write_response_body(Some(body), true).await?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn milliseconds_have_three_places() {
-        for (micros, text) in
-            [(0, "0.000"), (1, "0.001"), (999, "0.999"), (1_000, "1.000"), (1_234_567, "1234.567")]
-        {
-            let mut out = Vec::new();
-            write_millis(Duration::from_micros(micros), &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), text);
-        }
-        write_millis(Duration::MAX, &mut Vec::new());
     }
 }

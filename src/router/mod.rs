@@ -123,6 +123,11 @@ impl<T> Router<T> {
         &self.routes[id.place()].found
     }
 
+    /// All of them, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.routes.iter().map(|route| &route.found)
+    }
+
     /// The routes that may win, best first. One with several hosts may come more than once.
     fn candidates<'s, 'a: 's>(&'a self, req: &'s Request<'_>) -> impl Iterator<Item = RouteId> + 's {
         self.hosts.tables(req.host).flat_map(|paths| paths.candidates(req.path))

@@ -1,8 +1,10 @@
 //! The one runtime for all background work: names, health checks, reloads. Tasks belong to the upstreams they serve
 //! and end with them.
 
+use super::door::Door;
 use super::reload::Reloads;
 use crate::gateway::Gateway;
+use crate::observe::trace::Tracing;
 use crate::upstream::discover::Resolver;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
@@ -14,8 +16,13 @@ use pingora::services::ServiceReadyNotifier;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+/// How often it is looked whether spans are still made.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long the last spans of a configuration may take.
+const LAST_SPANS: Duration = Duration::from_secs(10);
 /// A pause before a failed task starts anew, so that a certain failure does not spin.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
@@ -23,14 +30,16 @@ const AFTER_PANIC: Duration = Duration::from_secs(1);
 pub(super) struct Background {
     gateway: Arc<ArcSwap<Gateway>>,
     reloads: Arc<Reloads>,
+    door: Arc<Door>,
 }
 
 impl Background {
     pub(super) fn service(
         gateway: Arc<ArcSwap<Gateway>>,
         reloads: Arc<Reloads>,
+        door: Arc<Door>,
     ) -> GenBackgroundService<Self> {
-        let background = Arc::new(Background { gateway, reloads });
+        let background = Arc::new(Background { gateway, reloads, door });
         let mut service = GenBackgroundService::new("background".to_owned(), background);
         service.threads = Some(1);
         service
@@ -40,11 +49,13 @@ impl Background {
 #[async_trait]
 impl BackgroundService for Background {
     async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
+        self.door.begin(Handle::current());
         let gateway = self.gateway.load_full();
         prepare(&gateway.upstreams, &gateway.resolver).await;
         ready.notify_ready();
-        let mut upkeep = Upkeep { gateway: Arc::clone(&self.gateway), tasks: HashMap::new() };
-        upkeep.follow(&gateway.upstreams);
+        let mut upkeep =
+            Upkeep { gateway: Arc::clone(&self.gateway), tasks: HashMap::new(), exporting: None };
+        upkeep.follow(&gateway);
         drop(gateway); // the first snapshot does not outlive its last request
         tokio::select! {
             () = self.reloads.serve(&mut upkeep) => {}
@@ -76,13 +87,15 @@ pub(super) struct Upkeep {
     gateway: Arc<ArcSwap<Gateway>>,
     /// By name; a task ends when its set is dropped.
     tasks: HashMap<Arc<str>, (Arc<Upstream>, JoinSet<()>)>,
+    exporting: Option<Arc<Tracing>>,
 }
 
 impl Upkeep {
-    /// From now on these: goes on with those that are the same, ends the others' tasks, begins the new ones'.
-    pub(super) fn follow(&mut self, upstreams: &[Arc<Upstream>]) {
+    /// From now on this snapshot's: goes on with those that are the same, ends the others' tasks, begins the new ones'.
+    pub(super) fn follow(&mut self, gateway: &Gateway) {
+        self.export(gateway.tracing.as_ref());
         let mut before = std::mem::take(&mut self.tasks);
-        for upstream in upstreams {
+        for upstream in &gateway.upstreams {
             let kept = before.remove(upstream.name()).filter(|(old, _)| Arc::ptr_eq(old, upstream));
             let kept = kept.unwrap_or_else(|| {
                 let mut task = JoinSet::new();
@@ -92,6 +105,32 @@ impl Upkeep {
             self.tasks.insert(Arc::clone(upstream.name()), kept);
         }
     }
+}
+
+impl Upkeep {
+    fn export(&mut self, tracing: Option<&Arc<Tracing>>) {
+        let same = match (&self.exporting, tracing) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        self.exporting = tracing.map(Arc::clone); // the one before is let go of here
+        if let Some(tracing) = tracing {
+            tokio::spawn(export(Arc::clone(tracing)));
+        }
+    }
+}
+
+/// Exports spans as long as anybody makes some, and then what is left.
+async fn export(tracing: Arc<Tracing>) {
+    while Arc::strong_count(&tracing) > 1 {
+        // The exporter may be left at any time, and taken up again.
+        let _ = tokio::time::timeout(LOOK, tracing.exporter.run()).await;
+    }
+    tracing.exporter.flush(LAST_SPANS).await;
 }
 
 /// Maintains an upstream for ever: without it health and names would silently stay as they are.

@@ -3,21 +3,25 @@
 use super::Shared;
 use crate::error::Reject;
 use crate::gateway::Limits;
+use crate::observe::exchange::Exchange;
 use crate::proxy::ctx::new_id;
-use crate::proxy::{failure, Proxy};
+use crate::proxy::{failure, record, Proxy};
 use crate::wire::conn::{Conn, NoHead, Pace};
 use crate::wire::socket::Socket;
-use log::info;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::Stream;
 use pingora_proxy::HttpProxy;
+use smallvec::SmallVec;
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{watch, Notify};
+use tokio::time::Instant;
+
+/// How much of a request line is kept for the log, should the request end without a word.
+const LINE: usize = 512;
 
 /// A connection that is let in.
 pub struct Admission {
@@ -172,7 +176,12 @@ pub async fn serve(
     let Admission { socket, peer, port, ticket } = admission;
     let mut limits = shared.gateway.load().limits;
     let farewell = Arc::clone(&shared.farewell);
+    let itself = !ticket.counted;
     let mut conn = Box::new(Conn::new(socket, peer, port, pace(&limits), farewell, ticket));
+    if itself {
+        conn.set_own();
+    }
+    let records = conn.records();
     let mut served = 0;
     loop {
         if !conn.wait_for_request(limits.idle_timeout).await {
@@ -184,9 +193,19 @@ pub async fn serve(
         let _in_flight = InFlight::new(&shared.counters);
         let head = match conn.read_head(&limits.head, limits.header_timeout).await {
             Ok((_, head)) => head,
-            Err(no_head) => return refuse(*conn, no_head).await,
+            Err(no_head) => return refuse(*conn, &shared, no_head).await,
         };
         served += 1;
+        let line = &head[..head.len().min(LINE)];
+        let line = &line[..memchr::memchr(b'\r', line).unwrap_or(line.len())];
+        let _told = Told {
+            shared: &shared,
+            records: &records,
+            served,
+            peer,
+            line: line.into(),
+            began: Instant::now(),
+        };
         let mut session = ServerSession::new_http1(conn);
         session.set_pipelined_prefix(head);
         session.set_read_timeout(None); // `Conn` has the clocks
@@ -215,27 +234,59 @@ fn own(stream: Stream) -> Option<Box<Conn>> {
     stream.into_any().downcast().ok()
 }
 
-async fn refuse(conn: Conn, no_head: NoHead) {
+/// A request that the engine has. Should it end without having been told of (a panic, the end of the process, a head that
+/// the engine refuses after all), it is told of here.
+struct Told<'a> {
+    shared: &'a Shared,
+    records: &'a AtomicU64,
+    served: u32,
+    peer: Option<IpAddr>,
+    line: SmallVec<[u8; 128]>,
+    began: Instant,
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if self.records.load(Ordering::Relaxed) >= u64::from(self.served) {
+            return;
+        }
+        let reject = if std::thread::panicking() {
+            Reject::Internal
+        } else if self.shared.farewell.is_leaving() {
+            Reject::CutOff
+        } else {
+            Reject::Malformed
+        };
+        let known = Exchange { duration: self.began.elapsed(), ..Exchange::default() };
+        tell(self.shared, &reject, new_id().as_bytes(), self.peer, &self.line, known);
+    }
+}
+
+async fn refuse(conn: Conn, shared: &Shared, no_head: NoHead) {
     let reject = match no_head {
         NoHead::Closed => return,
+        NoHead::BrokenOff => Reject::ClientGone,
         NoHead::Slow => Reject::SlowHead,
         NoHead::Refused(error) => Reject::Head(error),
     };
     let id = new_id();
-    let id = id.to_str().unwrap_or_default();
-    let (status, answer) = failure::raw_answer(&reject, id);
-    let reason: &dyn Display = match &reject {
-        Reject::Head(error) => &error.reason(),
-        _ => &"slow_head",
-    };
-    log_refusal(id, conn.peer, status, reason);
-    conn.answer_and_close(&answer).await;
+    let line = conn.request_line(LINE);
+    tell(shared, &reject, id.as_bytes(), conn.peer, line, Exchange::default());
+    if reject != Reject::ClientGone {
+        let answer = failure::raw_answer(&reject, id.to_str().unwrap_or_default());
+        conn.answer_and_close(&answer).await;
+    }
 }
 
-/// One line for a refusal made before there was a session.
-pub(super) fn log_refusal(id: &str, peer: Option<IpAddr>, status: u16, reason: &dyn Display) {
-    match peer {
-        Some(peer) => info!("{id} from {peer} -> {status} {reason}"),
-        None => info!("{id} -> {status} {reason}"),
-    }
+/// Tells of a refusal made before there was a session.
+pub(super) fn tell(
+    shared: &Shared,
+    reject: &Reject,
+    id: &[u8],
+    peer: Option<IpAddr>,
+    line: &[u8],
+    known: Exchange<'_>,
+) {
+    let known = Exchange { request_id: id, client: peer.map(|peer| peer.to_canonical()), ..known };
+    record::unheard(&shared.observed, &shared.gateway.load().access_log, reject, line, known);
 }

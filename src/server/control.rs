@@ -4,6 +4,7 @@
 //! and decides nothing: `life` does. The socket belongs to the process that serves; a successor puts its own in the
 //! place of the file.
 
+pub use crate::observe::status::Status;
 use log::{debug, warn};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
@@ -54,35 +55,6 @@ pub enum Answer {
     Status(Box<Status>),
     /// It was not done, and why.
     Failed(Vec<String>),
-}
-
-/// How the gateway is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
-    /// `serving`, `upgrading`, `drained`, `handed over` or `leaving`.
-    pub state: String,
-    /// Of the binary that runs.
-    pub version: String,
-    /// Process id.
-    pub pid: u32,
-    /// Seconds since the start of this process.
-    pub uptime_seconds: u64,
-    /// Which snapshot of the configuration serves; counts on over upgrades.
-    pub generation: u64,
-    /// Where it listens.
-    pub listeners: Vec<String>,
-    /// Client connections.
-    pub connections: usize,
-    /// Requests in flight, tunnels included.
-    pub requests: usize,
-    /// Requests since the start of this process, and those of them answered with a 5xx of the gateway's own.
-    pub answered: u64,
-    /// See `answered`.
-    pub faults: u64,
-    /// The process before this one, while it is still there.
-    pub predecessor: Option<u32>,
-    /// Whether it would take over again.
-    pub predecessor_takes_over: bool,
 }
 
 /// A command, and who waits for its answer.

@@ -19,6 +19,7 @@
 //! Instead of any message either side may say `Refused`, with its reason. The end of the stream is a message too: that
 //! the other process is gone. It speaks to the same binary of another version only, and refuses another protocol.
 
+use crate::observe::status::Event;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,9 @@ pub struct Terms {
     pub window_ms: u64,
     /// Which share of its requests it had to answer with a 5xx of its own.
     pub fault_share: f64,
+    /// What was done to it and to those before it, newest first.
+    #[serde(default)]
+    pub history: Vec<Event>,
 }
 
 /// One end of the stream.

@@ -20,7 +20,9 @@
 mod leave;
 mod replace;
 
-use super::control::{self, Answer, Asked, Command, Control, Reply, Status};
+use super::control::{self, Answer, Asked, Command, Control, Reply};
+use super::desk::{Desk, Standing};
+use super::door::Door;
 use super::hand_over::{Channel, Message};
 use super::listen::Listeners;
 use super::reload::{Refused, Reloads};
@@ -29,6 +31,7 @@ use super::succeed::{Heard, Predecessor, Staying};
 use super::systemd;
 use super::upgrade::{Launch, Successor, Word};
 use super::{Shared, VERSION};
+use crate::admin::Admin;
 use crate::gateway::Timing;
 use async_trait::async_trait;
 use log::{error, info, warn};
@@ -55,6 +58,10 @@ pub(super) struct Life {
 pub(super) struct Birth {
     pub(super) shared: Arc<Shared>,
     pub(super) listeners: Arc<Listeners>,
+    /// What is told to whoever asks how the process is.
+    pub(super) desk: Arc<Desk>,
+    pub(super) admin: Arc<Admin>,
+    pub(super) door: Arc<Door>,
     pub(super) reloads: Arc<Reloads>,
     pub(super) signals: Signals,
     pub(super) draining: watch::Sender<bool>,
@@ -80,7 +87,6 @@ impl Life {
             upgrading: None,
             staying: None,
             watchdog: None,
-            began: Instant::now(),
             failed: Arc::clone(&failed),
         };
         Life { course: Mutex::new(Some(course)), failed }
@@ -113,7 +119,6 @@ struct Course {
     /// The process before this one, while it is there.
     staying: Option<Staying>,
     watchdog: Option<JoinHandle<()>>,
-    began: Instant,
     failed: Arc<AtomicBool>,
 }
 
@@ -144,6 +149,7 @@ impl Course {
             return;
         }
         loop {
+            self.birth.desk.stand(self.standing());
             let event = self.event().await;
             if !self.take(event).await {
                 return;
@@ -206,6 +212,7 @@ impl Course {
         self.birth.listeners.open_up();
         self.birth.listeners.keep_sockets();
         self.be_the_service();
+        self.note("start", true, format!("version {VERSION}, process {}", std::process::id()));
         true
     }
 
@@ -277,7 +284,7 @@ impl Course {
             Stage::HandedOver { .. } => Some("a successor serves in place of this process"),
         };
         match (command, state) {
-            (Command::Status, _) => reply.send(Answer::Status(Box::new(self.status()))),
+            (Command::Status, _) => reply.send(Answer::Status(Box::new(self.birth.admin.status()))),
             (Command::HandOver, Some(state)) => turn_down(stream, state),
             (_, Some(state)) => refuse(&reply, &format!("{command:?}"), state),
             (Command::Reload, None) => self.reload(reply, false),
@@ -320,29 +327,20 @@ impl Course {
         (counters.requests(), counters.connections())
     }
 
-    fn status(&self) -> Status {
-        let (requests, connections) = self.open();
-        let (answered, faults) = self.birth.shared.tally.so_far();
+    /// Notes what was done, for whoever looks at the gateway.
+    fn note(&self, kind: &str, ok: bool, text: impl Into<String>) {
+        self.birth.shared.observed.journal.event(kind, ok, text.into());
+    }
+
+    fn standing(&self) -> Standing {
         let state = match self.stage {
             Stage::Serving if self.upgrading.is_some() => "upgrading",
             Stage::Serving => "serving",
             Stage::Drained(..) => "drained",
             Stage::HandedOver { .. } => "handed over",
         };
-        Status {
-            state: state.to_owned(),
-            version: VERSION.to_owned(),
-            pid: std::process::id(),
-            uptime_seconds: self.began.elapsed().as_secs(),
-            generation: self.birth.shared.gateway.load().generation,
-            listeners: self.birth.listeners.names(),
-            connections,
-            requests,
-            answered,
-            faults,
-            predecessor: self.staying.as_ref().map(Staying::pid),
-            predecessor_takes_over: self.staying.as_ref().is_some_and(Staying::can_take_over),
-        }
+        let predecessor = self.staying.as_ref().map(|staying| (staying.pid(), staying.can_take_over()));
+        Standing { state, predecessor }
     }
 }
 

@@ -9,6 +9,7 @@ use super::sockets::{self, Bound, Inherited, Passed, Sockets};
 use super::{systemd, Shared, StartError};
 use crate::error::Reject;
 use crate::gateway::Bind;
+use crate::observe::exchange::Exchange;
 use crate::proxy::{failure, Proxy};
 use crate::wire::socket::Socket;
 use async_trait::async_trait;
@@ -17,10 +18,10 @@ use log::{error, info, warn};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
 use pingora_proxy::HttpProxy;
-use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -98,7 +99,7 @@ pub struct Change {
 impl Listeners {
     /// Of sockets that listen already. Nothing is accepted before [`open_up`](Self::open_up).
     pub fn new(sockets: Sockets) -> Self {
-        let Sockets { bound, aside, unclaimed } = sockets;
+        let Sockets { bound, aside, unclaimed, .. } = sockets;
         let open = bound.into_iter().map(|bound| Open { bound, task: None }).collect();
         let store = Store { ours: false, unwanted: unclaimed };
         let all = All { open, aside, accepts: false, store };
@@ -293,6 +294,11 @@ impl Listeners {
         }
     }
 
+    /// The runtime that serves, once it does.
+    pub(super) fn workers(&self) -> Option<Handle> {
+        self.accepting.get().map(|accepting| accepting.runtime.clone())
+    }
+
     /// What listens.
     pub fn names(&self) -> Vec<String> {
         self.all().open.iter().map(|open| open.bound.name()).collect()
@@ -369,8 +375,11 @@ impl Accepting {
     /// Serves a connection, or tells it that there is no room.
     fn greet(&self, socket: Socket, peer: Option<IpAddr>, port: Option<u16>) {
         match self.shared.admit(peer) {
-            Ok(ticket) => self.serve(socket, peer, port, ticket),
-            Err(reject) => turn_away(&socket, peer, &reject),
+            Ok(ticket) => {
+                self.shared.observed.totals.accepted.fetch_add(1, Ordering::Relaxed);
+                self.serve(socket, peer, port, ticket);
+            }
+            Err(reject) => turn_away(&self.shared, &socket, peer, &reject),
         }
     }
 
@@ -422,7 +431,7 @@ impl Service for Workers {
     }
 }
 
-struct Acceptor {
+pub(super) struct Acceptor {
     name: String,
     port: Option<u16>,
     kind: Kind,
@@ -434,7 +443,8 @@ enum Kind {
 }
 
 impl Acceptor {
-    fn new(bound: &Bound) -> io::Result<Self> {
+    /// Of this runtime.
+    pub(super) fn new(bound: &Bound) -> io::Result<Self> {
         let kind = match bound.another()? {
             sockets::Listening::Tcp(listener) => Kind::Tcp(TcpListener::from_std(listener)?),
             sockets::Listening::Unix(listener) => Kind::Unix(UnixListener::from_std(listener)?),
@@ -442,7 +452,13 @@ impl Acceptor {
         Ok(Acceptor { name: bound.name(), port: bound.address().map(|address| address.port()), kind })
     }
 
-    async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
+    /// The port; none of a Unix socket.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The next connection, and whose it is.
+    pub(super) async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
         match &self.kind {
             Kind::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
@@ -503,17 +519,12 @@ fn is_of_the_client(e: &io::Error) -> bool {
 }
 
 /// One attempt to write, without a task: a flood must cost less than what it displaces.
-fn turn_away(socket: &Socket, peer: Option<IpAddr>, reject: &Reject) {
+fn turn_away(shared: &Shared, socket: &Socket, peer: Option<IpAddr>, reject: &Reject) {
     let id = crate::proxy::ctx::new_id();
-    let (status, answer) = failure::raw_answer(reject, id.to_str().unwrap_or_default());
+    let answer = failure::raw_answer(reject, id.to_str().unwrap_or_default());
     let _ = match socket {
         Socket::Tcp(s) => s.try_write(&answer),
         Socket::Unix(s) => s.try_write(&answer),
     };
-    connection::log_refusal(
-        id.to_str().unwrap_or_default(),
-        peer,
-        status,
-        &format!("{reject:?}") as &dyn Display,
-    );
+    connection::tell(shared, reject, id.as_bytes(), peer, b"", Exchange::default());
 }

@@ -10,6 +10,8 @@
 mod background;
 pub mod connection;
 pub mod control;
+mod desk;
+mod door;
 pub mod hand_over;
 mod identity;
 pub mod life;
@@ -21,13 +23,17 @@ pub mod succeed;
 mod systemd;
 pub mod upgrade;
 
+use crate::admin::Admin;
 use crate::config::Compiled;
 use crate::gateway::{Gateway, Limits, Settings};
-use crate::proxy::tally::Tally;
+use crate::observe::sink::Sink;
+use crate::observe::Observed;
 use crate::proxy::Proxy;
 use crate::wire::linger::Farewell;
 use arc_swap::ArcSwap;
 use background::Background;
+use desk::Desk;
+use door::Door;
 use life::{Birth, Life};
 use listen::{Listeners, Workers};
 use log::{info, warn};
@@ -40,6 +46,7 @@ use sockets::Sockets;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 use succeed::Predecessor;
 use tokio::sync::{watch, Notify};
 use upgrade::Launch;
@@ -55,8 +62,8 @@ pub struct Shared {
     pub counters: connection::Counters,
     /// The process is leaving: answers say so, and closing connections are waited for.
     pub farewell: Arc<Farewell>,
-    /// How it went so far.
-    pub tally: Arc<Tally>,
+    /// What is counted and noted.
+    pub observed: Arc<Observed>,
 }
 
 /// Why the process could not start.
@@ -77,19 +84,22 @@ pub struct Start {
     pub signals: Signals,
     /// The process to replace.
     pub predecessor: Option<Predecessor>,
+    /// What the program's log is written by, if it is not written as it comes.
+    pub log: Option<Arc<Sink>>,
 }
 
 impl Start {
     /// Of a process that takes over from nobody and has no file.
     pub fn new(compiled: Compiled, sockets: Sockets, signals: Signals) -> Start {
         let Compiled { gateway, settings, .. } = compiled;
-        Start { gateway, settings, sockets, file: None, signals, predecessor: None }
+        Start { gateway, settings, sockets, file: None, signals, predecessor: None, log: None }
     }
 }
 
 /// Serves until told to stop; false when it could not begin to.
 pub fn run(start: Start) -> bool {
-    let Start { mut gateway, settings, sockets, file, signals, predecessor } = start;
+    let Start { mut gateway, settings, mut sockets, file, signals, predecessor, log } = start;
+    let looked_at = sockets.admin.take();
     fit_descriptors(&mut gateway.limits);
     gateway.generation = predecessor.as_ref().map_or(1, |predecessor| predecessor.terms.generation + 1);
     let conf = ServerConf {
@@ -111,9 +121,9 @@ pub fn run(start: Start) -> bool {
         gateway: Arc::clone(&gateway),
         counters: connection::Counters::default(),
         farewell: Arc::default(),
-        tally: Arc::default(),
+        observed: Arc::new(Observed { log, ..Observed::default() }),
     });
-    let proxy = Proxy { gateway: Arc::clone(&gateway), tally: Arc::clone(&shared.tally) };
+    let proxy = Proxy { gateway: Arc::clone(&gateway), observed: Arc::clone(&shared.observed) };
     let proxy = Arc::new(http_proxy(&server.configuration, proxy));
     let control = control::place(settings.control.as_deref());
     let launch = file.clone().and_then(|file| match Launch::again(file) {
@@ -124,7 +134,23 @@ pub fn run(start: Start) -> bool {
         }
     });
     let listeners = Arc::new(Listeners::new(sockets));
-    let reloads = Arc::new(Reloads::new(file, settings, Arc::clone(&listeners), Arc::clone(&shared)));
+    let desk = Arc::new(Desk::new(Arc::clone(&shared), Arc::clone(&listeners)));
+    let admin = Arc::new(Admin {
+        gateway: Arc::clone(&gateway),
+        observed: Arc::clone(&shared.observed),
+        process: Arc::clone(&desk) as _,
+    });
+    let door = Arc::new(Door::new(Arc::clone(&admin), looked_at));
+    if predecessor.is_none() {
+        door.open(); // whoever waits for it to be ready is told that it starts
+    }
+    let reloads = Arc::new(Reloads::new(
+        file,
+        settings,
+        Arc::clone(&listeners),
+        Arc::clone(&door),
+        Arc::clone(&shared),
+    ));
     let (draining, ready) = (watch::Sender::new(false), Arc::new(Notify::new()));
     let workers = Workers::new(
         Arc::clone(&listeners),
@@ -133,13 +159,20 @@ pub fn run(start: Start) -> bool {
         draining.subscribe(),
         Arc::clone(&ready),
     );
-    let background = server.add_service(Background::service(gateway, Arc::clone(&reloads)));
+    let background = server.add_service(Background::service(
+        Arc::clone(&gateway),
+        Arc::clone(&reloads),
+        Arc::clone(&door),
+    ));
     let listening = server.add_service(workers);
     // Names resolved and targets checked first, so that the first request meets known health.
     listening.add_dependency(&background);
     let life = Life::new(Birth {
         shared,
         listeners,
+        desk,
+        admin,
+        door,
         reloads,
         signals,
         draining,
@@ -150,9 +183,13 @@ pub fn run(start: Start) -> bool {
     });
     let failed = life.failed();
     server.run(RunArgs { shutdown_signal: Box::new(life) });
+    gateway.load().access_log.flush(LAST_LINES);
     info!("stopped");
     !failed.load(Ordering::SeqCst)
 }
+
+/// How long the last lines of the access log may take.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Those that the process may use.
 fn processors() -> usize {

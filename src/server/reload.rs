@@ -17,6 +17,7 @@
 //! one runs gets one more after it, which reads the file anew: the last word wins, and no word is lost.
 
 use super::background::{prepare, Upkeep};
+use super::door::Door;
 use super::identity::Identity;
 use super::listen::Listeners;
 use super::systemd;
@@ -48,6 +49,7 @@ pub struct Reloads {
     file: Option<PathBuf>,
     running: Mutex<Settings>,
     listeners: Arc<Listeners>,
+    door: Arc<Door>,
     shared: Arc<Shared>,
     /// Who waits for the next reload; many before it begins are one.
     waiting: Mutex<Vec<oneshot::Sender<Outcome>>>,
@@ -77,6 +79,7 @@ impl Reloads {
         file: Option<PathBuf>,
         running: Settings,
         listeners: Arc<Listeners>,
+        door: Arc<Door>,
         shared: Arc<Shared>,
     ) -> Self {
         Reloads {
@@ -84,6 +87,7 @@ impl Reloads {
             file,
             running: Mutex::new(running),
             listeners,
+            door,
             shared,
             waiting: Mutex::default(),
             asked: Notify::new(),
@@ -119,19 +123,28 @@ impl Reloads {
                 let _turn = self.turn.lock().await;
                 self.reload(upkeep).await
             };
-            match &outcome {
-                Ok(done) => {
-                    info!("{done}");
-                    systemd::status(done);
-                }
-                Err(Refused::Wrong(reasons) | Refused::NeedsNewProcess(reasons)) => {
-                    reasons.iter().for_each(|reason| error!("{reason}"));
-                    let generation = self.shared.gateway.load().generation;
-                    error!("{} not reloaded: generation {generation} goes on", self.source());
-                }
-            }
+            self.tell(&outcome);
             for one in waiting {
                 let _ = one.send(outcome.clone()); // who asked may be gone
+            }
+        }
+    }
+
+    fn tell(&self, outcome: &Outcome) {
+        let observed = &self.shared.observed;
+        observed.totals.reloaded(outcome.is_ok());
+        match outcome {
+            Ok(done) => {
+                info!("{done}");
+                systemd::status(done);
+                observed.journal.event("reload", true, done.clone());
+            }
+            Err(Refused::Wrong(reasons) | Refused::NeedsNewProcess(reasons)) => {
+                reasons.iter().for_each(|reason| error!("{reason}"));
+                let gateway = self.shared.gateway.load();
+                error!("{} not reloaded: generation {} goes on", self.source(), gateway.generation);
+                observed.journal.event("reload", false, reasons.join("\n"));
+                gateway.access_log.reopen(); // whoever moved its file wants that whatever else is wrong
             }
         }
     }
@@ -179,6 +192,9 @@ impl Reloads {
         let old = self.shared.gateway.load_full();
         let Compiled { mut gateway, settings, routes } = load(file, &old).await.map_err(Refused::Wrong)?;
         self.needs_no_new_process(file, &settings)?;
+        gateway.access_log.open(Some(&old.access_log)).map_err(|reason| wrong(&reason))?;
+        let looked_at = gateway.admin.as_ref().map(|admin| &admin.address);
+        let moved = self.door.prepare(looked_at).map_err(|e| wrong(&e.0))?;
         let change = self.listeners.prepare(&settings.listeners).map_err(|e| wrong(&e.0))?;
         fit_descriptors(&mut gateway.limits);
         gateway.generation = old.generation + 1;
@@ -193,7 +209,8 @@ impl Reloads {
         let (generation, upstreams) = (gateway.generation, gateway.upstreams.len());
         let gateway = Arc::new(gateway);
         self.shared.gateway.store(Arc::clone(&gateway));
-        upkeep.follow(&gateway.upstreams);
+        self.door.commit(moved);
+        upkeep.follow(&gateway);
         lock(&self.running).listeners = settings.listeners;
         let (added, closed) = self.listeners.commit(change).await;
         let listeners = match (added, closed) {
@@ -261,7 +278,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Reads and compiles, where it keeps nobody waiting.
 async fn load(file: &Path, old: &Arc<Gateway>) -> Result<Compiled, Vec<String>> {
     let (file, old) = (file.to_owned(), Arc::clone(old));
-    let loaded = tokio::task::spawn_blocking(move || config::load_over(&file, &old.upstreams)).await;
+    let loaded = tokio::task::spawn_blocking(move || config::load_over(&file, Some(&old))).await;
     match loaded {
         Ok(Ok(compiled)) => Ok(compiled),
         Ok(Err(LoadError::Unreadable(message))) => Err(vec![message]),

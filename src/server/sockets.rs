@@ -8,7 +8,7 @@
 //! [`hand_over`](super::hand_over) passes owned ones.
 
 use super::StartError;
-use crate::gateway::Bind;
+use crate::gateway::{Admin, Bind};
 use listenfd::ListenFd;
 use log::{info, warn};
 use std::io;
@@ -154,6 +154,8 @@ pub struct Sockets {
     pub aside: Inherited,
     /// Names of those that the service manager stores for the service and that no listener has.
     pub unclaimed: Vec<String>,
+    /// That of `admin`.
+    pub admin: Option<Bound>,
 }
 
 impl Inherited {
@@ -222,7 +224,8 @@ impl Inherited {
         let known = store_name(at);
         let by_name = self.0.iter().position(|entry| entry.name == known);
         let found = by_name.or_else(|| self.0.iter().position(|entry| listens_at(&entry.socket, at)))?;
-        let Entry { held, socket, .. } = self.0.swap_remove(found);
+        // In order, for several may go by the name of port 0.
+        let Entry { held, socket, .. } = self.0.remove(found);
         Some(Bound { at: at.clone(), held, socket })
     }
 
@@ -236,6 +239,25 @@ impl Inherited {
         }
         let others: Vec<Bind> = self.0.iter().filter_map(|entry| address(&entry.socket)).collect();
         Bound::bind(at).map_err(|e| explain(e, at, &others))
+    }
+
+    /// The same as [`bind_all`](Self::bind_all), and one for `admin`.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound, and why.
+    pub fn bind_with(mut self, listeners: &[Bind], admin: Option<&Admin>) -> Result<Sockets, StartError> {
+        let known = admin.map(|admin| admin_name(&admin.address));
+        let passed = self.0.iter().position(|entry| known.as_ref() == Some(&entry.name));
+        let passed = passed.map(|at| self.0.remove(at));
+        let mut sockets = self.bind_all(listeners)?;
+        sockets.admin = match (admin, passed) {
+            (Some(Admin { address: at, .. }), Some(Entry { held, socket, .. })) => {
+                Some(Bound { at: at.clone(), held, socket })
+            }
+            (Some(Admin { address: at, .. }), None) => Some(sockets.aside.claim_or_bind(at)?),
+            (None, _) => None,
+        };
+        Ok(sockets)
     }
 
     /// One socket for each listener. What nobody claims and the service manager does not hold is closed.
@@ -252,7 +274,7 @@ impl Inherited {
         }
         let is_claimed = |name: &String| bound.iter().any(|bound| store_name(&bound.at) == *name);
         let unclaimed = closed.into_iter().map(|entry| entry.name).filter(|name| !is_claimed(name)).collect();
-        Ok(Sockets { bound, aside: Inherited(aside), unclaimed })
+        Ok(Sockets { bound, aside: Inherited(aside), unclaimed, admin: None })
     }
 }
 
@@ -264,6 +286,11 @@ pub(super) fn store_name(at: &Bind) -> String {
     let mut name = format!("{STORED}{at}").replace(|c: char| c == ':' || !c.is_ascii_graphic(), "_");
     name.truncate(255);
     name
+}
+
+/// What the socket of `admin` is called between two processes: not as a listener, which it must not become.
+pub(super) fn admin_name(at: &Bind) -> String {
+    format!("admin-{at}")
 }
 
 /// An address that is in use may be so by ourselves: then nothing but a restart lets one socket follow the other.
@@ -347,7 +374,7 @@ mod tests {
             passed(3, "x", true),
         ];
         let inherited = Inherited::from_predecessor(all).unwrap();
-        let Sockets { bound, mut aside, unclaimed } =
+        let Sockets { bound, mut aside, unclaimed, .. } =
             inherited.bind_all(&[Bind::Tcp(addresses[0]), any]).unwrap();
         let found: Vec<(SocketAddr, bool)> = bound.iter().map(|b| (b.address().unwrap(), b.held)).collect();
         assert_eq!(found, [(addresses[0], true), (addresses[1], false)]);

@@ -7,7 +7,8 @@
 use super::hand_over::{Channel, Message, Terms, PROTOCOL};
 use super::sockets::{Inherited, Passed};
 use super::{systemd, upgrade, VERSION};
-use crate::proxy::tally::Tally;
+use crate::observe::stats::Totals;
+use crate::observe::status::Event;
 use log::warn;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -179,6 +180,11 @@ impl Staying {
         self.terms.pid
     }
 
+    /// What was done to it and to those before it.
+    pub(super) fn history(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.terms.history)
+    }
+
     /// Tells it something; whether it is there to hear does not matter.
     pub(super) async fn tell(&mut self, message: Message) {
         let _ = self.channel.send(&message, &[]).await;
@@ -231,11 +237,11 @@ impl Staying {
     }
 
     /// Why it should take over again, if it should and still can.
-    pub(super) fn regrets(&self, tally: &Tally) -> Option<String> {
+    pub(super) fn regrets(&self, totals: &Totals) -> Option<String> {
         if self.is_asked() || !self.can_take_over() {
             return None;
         }
-        let (requests, faults) = tally.so_far();
+        let (requests, faults) = totals.so_far();
         let share = faults as f64 / requests.max(1) as f64;
         let bad = faults >= FAULTS && share >= SHARE && share >= TIMES * self.terms.fault_share;
         bad.then(|| {

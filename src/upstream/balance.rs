@@ -24,6 +24,19 @@ pub enum Method {
     ConsistentHash(HashOn),
 }
 
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Method::RoundRobin => f.write_str("round_robin"),
+            Method::Random => f.write_str("random"),
+            Method::ConsistentHash(HashOn::ClientIp) => f.write_str("consistent_hash: client_ip"),
+            Method::ConsistentHash(HashOn::Path) => f.write_str("consistent_hash: path"),
+            Method::ConsistentHash(HashOn::Header(name)) => write!(f, "consistent_hash: header {name}"),
+            Method::ConsistentHash(HashOn::Cookie(name)) => write!(f, "consistent_hash: cookie {name}"),
+        }
+    }
+}
+
 /// What of a request is hashed. Where it is missing, the client's address is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HashOn {

@@ -10,7 +10,7 @@ impl Upstream {
     /// away. Targets keep their health if it is checked as before: to add one must not shorten the way of another
     /// through `healthy_after` and `unhealthy_after`.
     pub fn succeeding(spec: Spec, old: &Upstream) -> Self {
-        let new = Upstream::new(spec);
+        let new = Upstream { stats: Arc::clone(&old.stats), ..Upstream::new(spec) };
         for name in &new.names {
             old.names.iter().for_each(|before| name.inherit(before));
         }

@@ -11,6 +11,7 @@ mod inherit;
 pub mod peer;
 mod tunnel;
 
+use crate::observe::stats::UpstreamStats;
 use crate::upstream::balance::Balancer;
 use crate::upstream::discover::{Known, Name, Resolver};
 use crate::upstream::health::{Checks, HealthSpec};
@@ -53,6 +54,7 @@ pub struct Spec {
 pub struct Upstream {
     name: Arc<str>,
     spec: Spec,
+    stats: Arc<UpstreamStats>,
     balancer: Balancer,
     known: Arc<Known>,
     names: Vec<Name>,
@@ -72,6 +74,7 @@ impl Upstream {
             spec.health.as_ref().map(|health| Checks::new(Arc::clone(&name), health, Arc::clone(&targets)));
         Upstream {
             balancer: Balancer::new(&spec.method, Arc::clone(&known), checks),
+            stats: Arc::new(UpstreamStats::new(&name)),
             name,
             names: named.map(|(host, port, weight)| Name::new(host, port, weight)).collect(),
             spec,
@@ -85,6 +88,29 @@ impl Upstream {
     /// The configured name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// What is counted for it; it goes on when it is configured anew.
+    pub fn stats(&self) -> &UpstreamStats {
+        &self.stats
+    }
+
+    /// The targets that it has now, by address.
+    pub fn targets(&self) -> Vec<Arc<Target>> {
+        let mut targets: Vec<_> = self.targets.load().values().cloned().collect();
+        targets.sort_by_key(|target| target.address);
+        targets
+    }
+
+    /// What a target's share is.
+    pub fn weight(&self, address: SocketAddr) -> usize {
+        let all = self.spec.fixed.iter().copied().chain(self.names.iter().flat_map(Name::addresses));
+        all.filter(|(at, _)| *at == address).map(|(_, weight)| weight).sum()
+    }
+
+    /// What is wrong with its names, a line each.
+    pub fn trouble(&self) -> Vec<String> {
+        self.names.iter().filter_map(Name::trouble).collect()
     }
 
     /// What it was built from.

@@ -1,9 +1,10 @@
 //! One target: its address, its health, and the peer that Pingora connects to.
 
 use super::tunnel::Tunnels;
+use crate::observe::exchange::unix_millis;
 use pingora::upstreams::peer::HttpPeer;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ const UNHEALTHY: u8 = 2;
 pub struct Target {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Requests that are being served by it.
+    pub in_flight: AtomicU64,
     peer: HttpPeer,
     health: AtomicU8,
     last: Mutex<LastCheck>,
@@ -54,6 +57,53 @@ struct LastCheck {
     /// Results in a row that speak against the present health.
     against: usize,
     error: Option<String>,
+    /// When it was, and when the health changed last, in milliseconds since 1970.
+    at: Option<u64>,
+    changed: Option<u64>,
+}
+
+/// A request that is being served by a target.
+#[derive(Debug)]
+pub struct Busy(Arc<Target>);
+
+impl Busy {
+    /// One more.
+    pub fn new(target: Arc<Target>) -> Self {
+        target.in_flight.fetch_add(1, Ordering::Relaxed);
+        Busy(target)
+    }
+
+    /// The target.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for Busy {
+    type Target = Target;
+
+    fn deref(&self) -> &Target {
+        &self.0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A target's health, for people.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    /// `healthy`, `unhealthy` or `unchecked`.
+    pub health: &'static str,
+    /// Since when it is, in milliseconds since 1970; none when it always was.
+    pub since_ms: Option<u64>,
+    /// When it was checked last.
+    pub checked_ms: Option<u64>,
+    /// What that check said if it failed.
+    pub error: Option<String>,
 }
 
 impl Target {
@@ -66,7 +116,7 @@ impl Target {
         peer.options.write_timeout = Some(timeouts.write);
         peer.options.idle_timeout = Some(timeouts.idle);
         let health = AtomicU8::new(if checked { UNCHECKED } else { HEALTHY });
-        Target { address, peer, health, last: Mutex::default() }
+        Target { address, in_flight: AtomicU64::new(0), peer, health, last: Mutex::default() }
     }
 
     /// The peer for one attempt, with the upstream's timeouts.
@@ -101,6 +151,7 @@ impl Target {
     ) -> Option<bool> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.error = result.as_ref().err().cloned();
+        last.at = Some(unix_millis());
         let now = if result.is_ok() { HEALTHY } else { UNHEALTHY };
         let before = self.health.load(Ordering::Relaxed);
         if now == before {
@@ -117,6 +168,7 @@ impl Target {
             return None;
         }
         last.against = 0;
+        last.changed = last.at;
         self.health.store(now, Ordering::Relaxed);
         // A target that is found healthy at first is no news.
         (before != UNCHECKED || now == UNHEALTHY).then_some(now == HEALTHY)
@@ -127,6 +179,17 @@ impl Target {
         let last = old.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
         self.health.store(old.health.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// For the operator: how it is, and since when.
+    pub fn condition(&self) -> Condition {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let health = match self.health.load(Ordering::Relaxed) {
+            HEALTHY => "healthy",
+            UNCHECKED => "unchecked",
+            _ => "unhealthy",
+        };
+        Condition { health, since_ms: last.changed, checked_ms: last.at, error: last.error.clone() }
     }
 
     /// For the operator: what the last check said of a target that is not healthy.

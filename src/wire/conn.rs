@@ -86,6 +86,10 @@ pub struct Conn {
     /// Empty lines passed over since the last request.
     empty_lines: usize,
     farewell: Arc<Farewell>,
+    /// Requests that have been told of; shared with whoever has to tell of the others.
+    records: Arc<AtomicU64>,
+    /// The gateway's own, by which it asks itself whether it lives.
+    own: bool,
     /// Counts this connection for as long as it lives, lingering included.
     ticket: Arc<dyn Send + Sync>,
 }
@@ -123,8 +127,36 @@ impl Conn {
             answered: AtomicBool::new(false),
             empty_lines: 0,
             farewell,
+            records: Arc::default(),
+            own: false,
             ticket,
         }
+    }
+
+    /// This is the gateway's own connection to itself.
+    pub fn set_own(&mut self) {
+        self.own = true;
+    }
+
+    /// Whether the gateway asks itself here.
+    pub fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// One more request has been told of.
+    pub fn note_record(&self) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many have been, also after the connection is gone.
+    pub fn records(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.records)
+    }
+
+    /// The request line that is there, as far as it has come, but not more than so much of it.
+    pub fn request_line(&self, most: usize) -> &[u8] {
+        let line = &self.ahead[..self.ahead.len().min(most)];
+        &line[..memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len())]
     }
 
     /// Changes the pace that the client must keep, from now on.
@@ -219,11 +251,10 @@ impl Conn {
             // Not before it is known that the head did not come in one piece: the clock costs a system call.
             let until = *until.get_or_insert_with(|| Instant::now() + patience);
             match self.fill(until).await {
-                Ok(0) | Err(ErrorKind::Other) => return Err(NoHead::Closed),
-                Ok(_) => {}
-                Err(ErrorKind::TimedOut) if self.ahead.is_empty() => return Err(NoHead::Closed),
+                Ok(read) if read > 0 => {}
+                _ if self.ahead.is_empty() => return Err(NoHead::Closed),
                 Err(ErrorKind::TimedOut) => return Err(NoHead::Slow),
-                Err(_) => return Err(NoHead::Closed),
+                _ => return Err(NoHead::BrokenOff),
             }
         }
     }

@@ -36,6 +36,8 @@ pub struct Pace {
 pub enum NoHead {
     /// The client closed, or the connection broke: nobody is left to answer.
     Closed,
+    /// The same in the midst of it.
+    BrokenOff,
     /// It took too long.
     Slow,
     /// It is refused.

@@ -53,7 +53,7 @@ impl Gateway {
     pub fn spawn(yaml: &str) -> Gateway {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("portcullis.yaml");
-        std::fs::write(&path, with_listeners(yaml)).unwrap();
+        std::fs::write(&path, with_listeners(&within(yaml, folder.path()))).unwrap();
         Gateway::command(&["run", "-c", path.to_str().unwrap()], folder, &[])
     }
 
@@ -72,6 +72,29 @@ impl Gateway {
     /// A URL on the first listener.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address())
+    }
+
+    /// Where it is looked at, with `admin: {address: "127.0.0.1:0"}`: the address of the last process that was there.
+    pub fn admin(&self) -> SocketAddr {
+        wait_for("the admin's address", || {
+            let log = self.log();
+            log.iter().rev().find_map(|l| l.split_once("] admin at ")?.1.trim().parse().ok())
+        })
+    }
+
+    /// The access log of `access_log: {path: $FOLDER/access.log}` so far, a JSON object each.
+    pub fn access_log(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        whole.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+    }
+
+    /// Waits for as many lines of it, and returns all that are there then.
+    pub fn access_lines(&self, count: usize) -> Vec<serde_json::Value> {
+        wait_for(&format!("{count} lines, found {:#?}", self.access_log()), || {
+            let lines = self.access_log();
+            (lines.len() >= count).then_some(lines)
+        })
     }
 
     /// All lines logged so far.
@@ -174,7 +197,7 @@ impl Gateway {
     /// Puts another configuration in the place of the file, whole at every moment.
     pub fn configure(&self, yaml: &str) {
         let new = self.folder.path().join("new.yaml");
-        std::fs::write(&new, with_listeners(yaml)).unwrap();
+        std::fs::write(&new, with_listeners(&within(yaml, self.folder.path()))).unwrap();
         std::fs::rename(new, self.file()).unwrap();
     }
 
@@ -266,16 +289,21 @@ impl Drop for Gateway {
 
 /// With a control socket in this folder.
 fn controlled(yaml: &str, folder: &Path) -> String {
-    with_listeners(&format!("control: {{socket: {}}}\n{yaml}", folder.join("control.sock").display()))
+    let socket = folder.join("control.sock");
+    with_listeners(&within(&format!("control: {{socket: {}}}\n{yaml}", socket.display()), folder))
 }
 
-/// With a listener on a free port unless there are some.
+/// With the gateway's folder in place of `$FOLDER`.
+fn within(yaml: &str, folder: &Path) -> String {
+    yaml.replace("$FOLDER", folder.to_str().unwrap())
+}
+
+/// With a listener on a free port unless there are some, and without an access log unless it is told of: the program's log
+/// says then what it would.
 fn with_listeners(yaml: &str) -> String {
-    if yaml.contains("listeners:") {
-        yaml.to_owned()
-    } else {
-        format!("{LISTEN}{yaml}")
-    }
+    let listen = if yaml.contains("listeners:") { "" } else { LISTEN };
+    let log = if yaml.contains("access_log:") { "" } else { "\naccess_log: {path: off}\n" };
+    format!("{listen}{yaml}{log}")
 }
 
 /// Collects lines in the background, as they come.

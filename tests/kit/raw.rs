@@ -173,6 +173,13 @@ impl Raw {
         }
     }
 
+    /// Waits until this has come, among whatever else.
+    pub fn wait_text(&mut self, text: &str) {
+        while find(&self.buffer, text.as_bytes()).is_none() {
+            assert!(self.fill().is_some(), "{text:?} never came");
+        }
+    }
+
     /// Whether the gateway closes: waits for the end of the stream.
     pub fn closed(&mut self) -> bool {
         loop {

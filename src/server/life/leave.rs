@@ -6,9 +6,10 @@
 //!
 //! Every ending in which a request is cut off is logged with how many there were.
 
-use super::{refuse, Course, Stage};
+use super::{refuse, Course, Stage, Standing};
+use crate::admin::Admin;
 use crate::gateway::Timing;
-use crate::server::control::{Answer, Asked, Command, Reply, Status};
+use crate::server::control::{Answer, Asked, Command, Reply};
 use crate::server::signals::{Signals, Told};
 use crate::server::systemd;
 use crate::server::Shared;
@@ -32,6 +33,8 @@ impl Course {
             return refuse(&reply, "Drain", "it does not serve, or is being replaced");
         }
         info!("drain: no new connections");
+        self.birth.desk.stand(Standing { state: "drained", ..self.standing() });
+        self.note("drain", true, "no new connections");
         self.say_goodbye();
         self.birth.listeners.close().await;
         systemd::status("drained");
@@ -52,6 +55,7 @@ impl Course {
         self.stage = Stage::Serving;
         self.stay();
         systemd::status("serving");
+        self.note("undrain", true, "connections are accepted again");
         info!("undrained: connections are accepted again");
         reply.done("connections are accepted again");
     }
@@ -82,6 +86,7 @@ impl Course {
             _ => (false, linger),
         };
         let (requests, connections) = self.open();
+        self.birth.desk.leave();
         info!("{why}: no new connections; requests in flight: {requests}, connections: {connections}, at most {grace_period:?} for them");
         if let Some(staying) = &mut self.staying {
             staying.tell_leaving().await;
@@ -89,10 +94,10 @@ impl Course {
         self.say_goodbye();
         if handed_over {
             self.birth.listeners.forget().await;
+            self.birth.door.forget();
         } else {
             self.birth.listeners.close_for_good().await;
         }
-        let status = Status { state: "leaving".to_owned(), ..self.status() };
         let (shared, staying) = (Arc::clone(&self.birth.shared), &mut self.staying);
         let finished = async {
             let _ = timeout(linger, shared.counters.deserted()).await;
@@ -116,7 +121,10 @@ impl Course {
             name = second(&mut self.birth.signals) => {
                 warn!("a second signal ({name}), requests cut off: {}", shared.counters.requests());
             }
-            () = say_so(&mut self.ordered, &shared, &status) => {}
+            () = say_so(&mut self.ordered, &self.birth.admin) => {}
+        }
+        if let Some(tracing) = &shared.gateway.load_full().tracing {
+            tracing.exporter.flush(LAST_WORDS).await;
         }
         false
     }
@@ -141,13 +149,10 @@ async fn let_go(shared: Arc<Shared>, timing: Timing, reply: Reply) {
 }
 
 /// Answers commands while the process leaves, for ever: how it is, and that it does nothing else any more.
-async fn say_so(ordered: &mut mpsc::Receiver<Asked>, shared: &Shared, status: &Status) {
+async fn say_so(ordered: &mut mpsc::Receiver<Asked>, admin: &Admin) {
     while let Some(Asked { command, reply, stream }) = ordered.recv().await {
-        let (requests, connections) = (shared.counters.requests(), shared.counters.connections());
         match command {
-            Command::Status => {
-                reply.send(Answer::Status(Box::new(Status { requests, connections, ..status.clone() })));
-            }
+            Command::Status => reply.send(Answer::Status(Box::new(admin.status()))),
             Command::HandOver => super::turn_down(stream, "the process is leaving"),
             _ => refuse(&reply, &format!("{command:?}"), "the process is leaving"),
         }

@@ -7,6 +7,7 @@ use crate::server::control::{self, Reply};
 use crate::server::hand_over::{Message, Terms};
 use crate::server::succeed::{Predecessor, Staying};
 use crate::server::upgrade::{self, Successor};
+use crate::server::VERSION;
 use log::{error, info};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -24,12 +25,17 @@ impl Course {
             predecessor.refuse(vec![reason.clone()]);
             return Err(reason);
         }
+        info!("it answers itself, and is ready to take over");
         let mut staying = predecessor.await_go().await?;
         self.birth.listeners.open_up();
+        self.birth.door.open();
         // What the service manager keeps stays as the predecessor has it, which may have to serve with that again.
         self.be_the_service();
         staying.tell(Message::Serving).await;
         info!("serving in place of process {}", staying.pid());
+        self.birth.shared.observed.journal.inherit(staying.history());
+        let (own, before) = (std::process::id(), staying.pid());
+        self.note("upgrade", true, format!("version {VERSION}, process {own} in place of {before}"));
         self.staying = Some(staying);
         Ok(())
     }
@@ -42,6 +48,7 @@ impl Course {
         };
         let (shared, timing) = (Arc::clone(&self.birth.shared), self.timing());
         let (listeners, reloads) = (Arc::clone(&self.birth.listeners), Arc::clone(&self.birth.reloads));
+        let door = Arc::clone(&self.birth.door);
         info!("upgrade: a new process is to take over");
         let said = reply.clone();
         let task = tokio::spawn(async move {
@@ -51,9 +58,12 @@ impl Course {
                 pid: std::process::id(),
                 generation: shared.gateway.load().generation,
                 window_ms: timing.rollback.as_millis() as u64,
-                fault_share: shared.tally.fault_share(),
+                fault_share: shared.observed.totals.fault_share(),
+                history: shared.observed.journal.events(),
             };
-            let sockets = listeners.pass().map_err(|e| format!("the sockets cannot be handed over: {e}"))?;
+            let failed = |e| format!("the sockets cannot be handed over: {e}");
+            let mut sockets = listeners.pass().map_err(failed)?;
+            sockets.extend(door.pass().map_err(failed)?);
             match (stream, launch) {
                 (Some(stream), _) => upgrade::hand_over(stream, sockets, terms, timing.upgrade).await,
                 (None, Some(launch)) => {
@@ -72,6 +82,7 @@ impl Course {
             Ok(successor) => successor,
             Err(reason) => {
                 reason.lines().for_each(|line| error!("{line}"));
+                self.note("upgrade", false, reason.clone());
                 error!("not upgraded: process {} goes on", std::process::id());
                 reply.failed(reason.lines().map(str::to_owned).collect());
                 self.be_the_service(); // it may have got as far as to say that it is
@@ -86,6 +97,7 @@ impl Course {
         self.control = None;
         self.say_goodbye();
         self.birth.listeners.leave().await;
+        self.birth.door.shut();
         let (at, window) = (Instant::now(), self.timing().rollback);
         self.stage = Stage::HandedOver { successor, at, until: at + window };
         let (requests, connections) = self.open();
@@ -105,7 +117,9 @@ impl Course {
         };
         self.stay();
         self.birth.listeners.open_up();
+        self.birth.door.open();
         self.be_the_service();
+        self.note("upgrade", false, format!("process {} takes over again: {reason}", std::process::id()));
         error!("process {} takes over again from {}: {reason}", std::process::id(), successor.pid);
         Some(successor)
     }
@@ -122,7 +136,7 @@ impl Course {
     pub(super) async fn look(&mut self) {
         let serving = matches!(self.stage, Stage::Serving) && self.upgrading.is_none();
         let Some(staying) = self.staying.as_mut().filter(|_| serving) else { return };
-        if let Some(reason) = staying.regrets(&self.birth.shared.tally) {
+        if let Some(reason) = staying.regrets(&self.birth.shared.observed.totals) {
             error!("process {} is asked to take over again: {reason}", staying.pid());
             staying.ask_back(reason).await;
         }
@@ -139,6 +153,7 @@ impl Course {
         self.failed.store(true, Ordering::SeqCst);
         self.staying = None;
         self.birth.listeners.forget().await;
+        self.birth.door.forget();
         self.leave("the process before it serves again").await
     }
 

@@ -1,0 +1,73 @@
+//! Numbers to text without the formatting machinery, which costs ten times as much.
+
+use std::time::Duration;
+
+/// Puts a number down in decimal digits.
+pub fn write_u64(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Whole milliseconds and three digits of their fraction.
+pub fn write_millis(duration: Duration, out: &mut Vec<u8>) {
+    let micros = duration.as_micros().min(u128::from(u64::MAX)) as u64;
+    let (whole, fraction) = (micros / 1_000, micros % 1_000);
+    write_u64(whole, out);
+    out.push(b'.');
+    write_three(fraction as u32, out);
+}
+
+/// The last three digits of a number, zeros included.
+pub fn write_three(number: u32, out: &mut Vec<u8>) {
+    let digit = |n: u32| b'0' + (n % 10) as u8;
+    out.extend_from_slice(&[digit(number / 100), digit(number / 10), digit(number)]);
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// 32 hexadecimal digits, in lower case.
+pub fn hex_128(bits: u128) -> [u8; 32] {
+    std::array::from_fn(|i| HEX[((bits >> (124 - 4 * i)) & 15) as usize])
+}
+
+/// 16 hexadecimal digits, in lower case.
+pub fn hex_64(bits: u64) -> [u8; 16] {
+    std::array::from_fn(|i| HEX[((bits >> (60 - 4 * i)) & 15) as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_have_three_places() {
+        for (micros, text) in
+            [(0, "0.000"), (1, "0.001"), (999, "0.999"), (1_000, "1.000"), (1_234_567, "1234.567")]
+        {
+            let mut out = Vec::new();
+            write_millis(Duration::from_micros(micros), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+        write_millis(Duration::MAX, &mut Vec::new());
+    }
+
+    #[test]
+    fn numbers_of_every_length() {
+        for number in [0, 9, 10, 200, 65_535, u64::MAX] {
+            let mut out = Vec::new();
+            write_u64(number, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
+        }
+        assert_eq!(hex_64(0xab).as_slice(), format!("{:016x}", 0xab).as_bytes());
+        assert_eq!(hex_128(u128::MAX - 1).as_slice(), format!("{:032x}", u128::MAX - 1).as_bytes());
+    }
+}

@@ -1,0 +1,63 @@
+//! The program's own log: env_logger on standard error, through a sink, so that whoever reads it slowly or not at all
+//! keeps no request waiting.
+
+use crate::observe::sink::{Destination, Manner, Sink};
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is logged unless `RUST_LOG` says otherwise: ours, and Pingora's warnings. Its balancer's and its proxy's are ours
+/// told twice.
+const USUAL: &str = "warn,portcullis=info,pingora_load_balancing=error,pingora_proxy=error";
+const MANNER: Manner = Manner { room: 1 << 20, gather: Duration::ZERO, complain: false };
+/// How long the last lines may take.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// The log; the last of it is written when this is dropped.
+pub(super) struct Log(Option<Arc<Sink>>);
+
+impl Log {
+    /// Begins it. Without a thread of its own it is written as it comes.
+    pub(super) fn start() -> Log {
+        let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(USUAL));
+        builder.format_timestamp_millis();
+        let file = Destination::Stderr.open();
+        let sink = file.and_then(|file| Sink::new("log".to_owned(), file, MANNER)).ok().map(Arc::new);
+        if let Some(sink) = &sink {
+            let plain = ["NO_COLOR", "RUST_LOG_STYLE"].iter().any(|name| std::env::var_os(name).is_some());
+            if io::stderr().is_terminal() && !plain {
+                builder.write_style(env_logger::WriteStyle::Always);
+            }
+            builder.target(env_logger::Target::Pipe(Box::new(Lines(Arc::clone(sink)))));
+        }
+        builder.init();
+        Log(sink)
+    }
+
+    /// What it is written by.
+    pub(super) fn sink(&self) -> Option<Arc<Sink>> {
+        self.0.as_ref().map(Arc::clone)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Some(sink) = &self.0 {
+            sink.flush(LAST_LINES);
+        }
+    }
+}
+
+/// env_logger writes each line whole.
+struct Lines(Arc<Sink>);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.line(|out| out.extend_from_slice(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
