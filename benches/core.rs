@@ -1,5 +1,5 @@
 //! What the steps of a request cost that no engine has a part in: its head checked, its path normalised, its route
-//! admitting it, a target chosen, the gateway's fields added. How they allocate (most of them do not) is in tests/allocations.rs; a look-up among
+//! admitting it, a target chosen, the gateway's fields added, and what is told of it afterwards. How they allocate (most of them do not) is in tests/allocations.rs; a look-up among
 //! many routes is in router.rs.
 
 use bytes::BytesMut;
@@ -10,6 +10,11 @@ use portcullis::base::request::Request;
 use portcullis::config::{self, decode::Secrets};
 use portcullis::error::Reject;
 use portcullis::gateway::{Action, Gateway, Route};
+use portcullis::observe::access_log::{AccessLog, Format, Spec};
+use portcullis::observe::exchange::Exchange;
+use portcullis::observe::sink::Destination;
+use portcullis::observe::stats::{RouteStats, UpstreamStats};
+use portcullis::observe::trace::Context;
 use portcullis::proxy::forward::Own;
 use portcullis::proxy::{ctx, failure};
 use portcullis::router::Outcome;
@@ -18,7 +23,9 @@ use portcullis::upstream::Upstream;
 use portcullis::wire::facts::Facts;
 use portcullis::wire::head::{check, tidy, HeadLimits, HeadState};
 use std::hint::black_box;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 const LIMITS: HeadLimits = HeadLimits { target: 8 << 10, size: 32 << 10, fields: 100 };
 /// As wrk sends it, and as a browser does.
@@ -143,5 +150,60 @@ fn answers(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, heads, paths, fields, choices, answers);
+/// What is told of a request when it is over: a line put down for the writer, and everything that is counted.
+fn records(c: &mut Criterion) {
+    let (route, upstream) = (RouteStats::new("service1"), UpstreamStats::new("app"));
+    let exchange = Exchange {
+        request_id: b"0123456789abcdef0123456789abcdef",
+        trace_id: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
+        client: Some([192, 0, 2, 7].into()),
+        method: "GET",
+        host: b"api.example.com",
+        path: b"/service1/orders",
+        query: b"page=2&sort=name",
+        version: "HTTP/1.1",
+        status: 200,
+        bytes_out: 1024,
+        duration: Duration::from_micros(1_234),
+        upstream_duration: Some(Duration::from_micros(1_111)),
+        route: Some(&route.name),
+        upstream: Some(&upstream.name),
+        target: Some(([10, 0, 0, 11], 8080).into()),
+        attempts: 1,
+        reused: true,
+        user_agent:
+            b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0",
+        ..Exchange::default()
+    };
+    for (name, format) in [("json", Format::Json), ("combined", Format::Combined)] {
+        let log = AccessLog::new(Spec { format, ..Spec::default() });
+        let mut out = Vec::with_capacity(4096);
+        c.bench_function(&format!("log line/{name}"), |b| {
+            b.iter(|| {
+                out.clear();
+                log.put(black_box(&exchange), SystemTime::now(), &mut out);
+                out.len()
+            });
+        });
+    }
+    let to = Some(Destination::File("/dev/null".into()));
+    let log = AccessLog::new(Spec { to, ..Spec::default() });
+    log.open(None).expect("a device that is always there");
+    c.bench_function("log line/json, handed to the writer", |b| b.iter(|| log.write(black_box(&exchange))));
+    c.bench_function("metrics", |b| {
+        b.iter(|| {
+            route.in_flight.fetch_add(1, Relaxed);
+            upstream.connected(true);
+            upstream.answered(black_box(Duration::from_micros(1_111)));
+            route.count(black_box(200), black_box(Duration::from_micros(1_234)));
+            route.in_flight.fetch_sub(1, Relaxed);
+        });
+    });
+    c.bench_function("traceparent", |b| {
+        let field = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        b.iter(|| Context::parse(black_box(field)).map(|context| context.field(7)));
+    });
+}
+
+criterion_group!(benches, heads, paths, fields, choices, answers, records);
 criterion_main!(benches);

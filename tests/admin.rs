@@ -30,7 +30,7 @@ fn ready(admin: SocketAddr) -> Option<u16> {
 #[test]
 fn ready_follows_the_process_and_never_an_upstream() {
     let (_refusing, dead) = refusing();
-    let held = Origin::start(|_| vec![Step::Hold]);
+    let held = Origin::start(|_| [vec![Step::Hold], reply(200, "done")].concat());
     let mut gateway = Gateway::start_controlled(&format!(
         "{ADMIN}upstreams: {{dead: {{targets: [\"{dead}\"], health_check: {{interval: 50ms}}}}}}\n\
          routes: [{{path: /dead, upstream: dead}}, {{path: /held, upstream: \"{}\"}}]",

@@ -77,11 +77,7 @@ fn the_series_say_what_happened() {
     ] {
         assert_eq!(value(&text, series), Some(expected), "{series} in\n{text}");
     }
-    for series in [
-        "process_open_fds",
-        "process_resident_memory_bytes",
-        "process_start_time_seconds",
-    ] {
+    for series in ["process_open_fds", "process_resident_memory_bytes", "process_start_time_seconds"] {
         assert!(value(&text, series).is_some_and(|v| v > 0.0), "{series} in\n{text}");
     }
     assert_eq!(
@@ -141,7 +137,7 @@ fn ten_thousand_hosts_paths_and_methods_make_no_series() {
     let mut client = Raw::connect(gateway.address());
     let mut ask = |n: usize| {
         let (path, method) = (["a", "b", "c"][n % 3], ["GET", "POST"][n / 3 % 2]);
-        let method = if n % 7 == 0 { format!("M{n}") } else { method.to_owned() };
+        let method = if n.is_multiple_of(7) { format!("M{n}") } else { method.to_owned() };
         let request =
             format!("{method} /{path}/{n}?q{n}={n} HTTP/1.1\r\nHost: h{n}.test\r\nUser-Agent: u{n}\r\n\r\n");
         client.send(request).response();

@@ -30,6 +30,9 @@ pub struct Arguments {
     /// what follows the path goes before the usual arguments
     #[arg(long, value_name = "NAME=KIND:COMMAND")]
     also: Vec<String>,
+    /// Each contender but bare Pingora also with an access log
+    #[arg(long)]
+    logs: bool,
     /// Requests a second of the open loop [default: half of what the slowest contender can do]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
@@ -126,7 +129,12 @@ fn measurements(only: &[String]) -> Result<Vec<&'static Measurement>, String> {
 }
 
 fn contenders(arguments: &Arguments) -> Result<Vec<Contender>, String> {
-    let own = |name: &str, kind, program: Vec<String>| Contender { name: name.to_owned(), kind, program };
+    let own = |name: &str, kind, program: Vec<String>| Contender {
+        name: name.to_owned(),
+        kind,
+        program,
+        logs: false,
+    };
     let mut all = vec![
         own("portcullis", Kind::Portcullis, vec![absolute(&arguments.portcullis)?]),
         own("nginx", Kind::Nginx, vec!["nginx".to_owned()]),
@@ -137,6 +145,12 @@ fn contenders(arguments: &Arguments) -> Result<Vec<Contender>, String> {
         return Err(format!("no contender is called {unknown:?}"));
     }
     all.retain(|c| arguments.proxies.is_empty() || arguments.proxies.contains(&c.name));
+    if arguments.logs {
+        let twins = all.iter().filter(|c| c.kind != Kind::Bare).cloned();
+        let twins = twins.map(|c| Contender { name: format!("{}-logs", c.name), logs: true, ..c });
+        let twins: Vec<Contender> = twins.collect();
+        all.extend(twins);
+    }
     for also in &arguments.also {
         let wrong = || format!("--also {also}: not NAME=KIND:COMMAND with a new NAME of letters and digits");
         let (name, rest) = also.split_once('=').ok_or_else(wrong)?;

@@ -57,7 +57,8 @@ struct Reading {
 
 impl<'a> Session<'a> {
     pub fn new(plan: &'a Plan) -> Session<'a> {
-        let direct = Contender { name: "direct".to_owned(), kind: Kind::Direct, program: Vec::new() };
+        let direct =
+            Contender { name: "direct".to_owned(), kind: Kind::Direct, program: Vec::new(), logs: false };
         let (rate, began) = (plan.rate, Instant::now());
         let mut session = Session {
             plan,

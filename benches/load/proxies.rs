@@ -1,7 +1,8 @@
 //! The contenders and their configurations, matched: one worker, kept connections on both sides, the same routes, the
 //! same fields added to each request, no access log. File names are relative, so that a text can be shown as it is.
 //!
-//! Portcullis has no access log yet; once it has, all of them get one here (`access_log`, `log`), and a figure with it.
+//! With `--logs` each has a twin with an access log in a file: JSON for Portcullis, with an admin address that nobody asks,
+//! NGINX's own format with its buffer, HAProxy's through its standard output.
 
 use crate::args::Plan;
 use crate::process::{self, Process};
@@ -28,6 +29,8 @@ pub struct Contender {
     pub kind: Kind,
     /// The program, and arguments before those that are written here.
     pub program: Vec<String>,
+    /// With an access log.
+    pub logs: bool,
 }
 
 /// What a measurement needs of a contender.
@@ -66,7 +69,8 @@ impl Running {
             return Ok(Running { address: origin_address, proxy: None, origin, origin_address });
         }
         let address = process::free_address()?;
-        let place = Place { folder: name.clone(), address, origin: origin_address, setup };
+        let logs = contender.logs;
+        let place = Place { folder: name.clone(), address, origin: origin_address, setup, logs };
         let folder = plan.folder().join(&name);
         fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
         for (file, text) in place.files(contender.kind) {
@@ -117,8 +121,13 @@ fn get(address: SocketAddr, path: &str) -> Result<(String, Vec<u8>), String> {
 /// The configuration as it is shown in the report.
 pub fn shown(kind: Kind) -> String {
     let (address, origin) = (([127, 0, 0, 1], 8080).into(), ([127, 0, 0, 1], 7001).into());
-    let place =
-        Place { folder: "conf".to_owned(), address, origin, setup: Setup { routes: 10, connections: 64 } };
+    let place = Place {
+        folder: "conf".to_owned(),
+        address,
+        origin,
+        setup: Setup { routes: 10, connections: 64 },
+        logs: false,
+    };
     let mut text = String::new();
     for (file, content) in place.files(kind) {
         let _ = write!(text, "# {file}\n{content}\n");
@@ -135,6 +144,7 @@ struct Place {
     address: SocketAddr,
     origin: SocketAddr,
     setup: Setup,
+    logs: bool,
 }
 
 impl Place {
@@ -166,9 +176,14 @@ impl Place {
 
     fn portcullis(&self) -> String {
         let (address, origin, pool) = (self.address, self.origin, self.pool());
+        let logs = match self.logs {
+            true => format!("{{path: {}/access.log}}\nadmin: {{address: \"127.0.0.1:0\"}}", self.folder),
+            false => "{path: off}".to_owned(),
+        };
         let mut text = format!(
             r#"listeners:
   - address: {address}
+access_log: {logs}
 threads: 1
 limits:
   idle_timeout: 10m
@@ -191,6 +206,7 @@ routes:
     fn nginx(&self) -> String {
         let (address, origin, pool) = (self.address, self.origin, self.pool());
         let descriptors = 2 * self.setup.connections + 1024;
+        let logs = if self.logs { "access.log combined buffer=64k flush=1s" } else { "off" };
         let mut text = format!(
             r#"daemon off;
 worker_processes 1;
@@ -198,7 +214,7 @@ pid nginx.pid;
 error_log stderr error;
 events {{ worker_connections {descriptors}; }}
 http {{
-    access_log off;
+    access_log {logs};
     keepalive_timeout 600s;
     keepalive_requests 4000000000;
     tcp_nodelay on;
@@ -244,15 +260,21 @@ http {{
     fn haproxy(&self) -> String {
         let (address, origin) = (self.address, self.origin);
         let clients = self.setup.connections + 256;
+        let logs = if self.logs {
+            ("    log stdout format raw local0\n", "    log global\n    option httplog\n")
+        } else {
+            ("", "")
+        };
+        let (log, with) = logs;
         format!(
             r#"global
     nbthread 1
     maxconn {clients}
     tune.pool-low-fd-ratio 90
     tune.pool-high-fd-ratio 90
-defaults
+{log}defaults
     mode http
-    timeout connect 5s
+{with}    timeout connect 5s
     timeout client 600s
     timeout server 600s
     timeout http-keep-alive 600s

@@ -27,6 +27,9 @@ pub fn title(contender: &str) -> &str {
     match contender {
         "portcullis" => "Portcullis",
         "nginx" => "NGINX",
+        "portcullis-logs" => "Portcullis with log",
+        "nginx-logs" => "NGINX with log",
+        "haproxy-logs" => "HAProxy with log",
         "haproxy" => "HAProxy",
         "bare" => "bare Pingora",
         "direct" => "no proxy",

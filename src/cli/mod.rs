@@ -7,6 +7,7 @@ mod demo;
 mod log;
 mod operate;
 mod run;
+mod status;
 
 use crate::server::control;
 use clap::{Args, Parser, Subcommand};
@@ -86,9 +87,9 @@ enum Command {
     /// Do the one that is needed: upgrade for a new binary or a changed `threads` or `control`, else reload
     #[command(after_help = OPERATE)]
     ReloadOrUpgrade(operate::Gateway),
-    /// Show how it is
+    /// Show how it is: routes, upstreams, refusals, history
     #[command(after_help = OPERATE)]
-    Status(operate::Gateway),
+    Status(status::Options),
     /// Have it close its listeners and let go of its clients, and stay; returns when nothing is open
     #[command(after_help = OPERATE)]
     Drain(operate::Gateway),
@@ -130,7 +131,7 @@ pub fn main() -> u8 {
         Command::Reload(gateway) => operate::ask(&gateway, control::Command::Reload),
         Command::Upgrade(gateway) => operate::ask(&gateway, control::Command::Upgrade),
         Command::ReloadOrUpgrade(gateway) => operate::ask(&gateway, control::Command::ReloadOrUpgrade),
-        Command::Status(gateway) => operate::ask(&gateway, control::Command::Status),
+        Command::Status(status) => status::status(&status),
         Command::Drain(gateway) => operate::ask(&gateway, control::Command::Drain),
         Command::Undrain(gateway) => operate::ask(&gateway, control::Command::Undrain),
         Command::Check(file) => check::check(file.config),

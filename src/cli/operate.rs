@@ -2,7 +2,7 @@
 
 use super::{OK, REFUSED};
 use crate::config;
-use crate::server::control::{self, Answer, Command, Status};
+use crate::server::control::{self, Answer, Command};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ impl Gateway {
 pub(super) fn ask(gateway: &Gateway, command: Command) -> u8 {
     match control::ask(&gateway.socket(), command, |text| super::say(format_args!("{text}\n"))) {
         Ok(Answer::Done(text) | Answer::Say(text)) => super::say(format_args!("{text}\n")),
-        Ok(Answer::Status(status)) => super::say(show(&status)),
+        Ok(Answer::Status(_)) => {} // `status` asks for it by itself
         Ok(Answer::Failed(reasons)) => {
             reasons.iter().for_each(|reason| eprintln!("{reason}"));
             return REFUSED;
@@ -42,26 +42,4 @@ pub(super) fn ask(gateway: &Gateway, command: Command) -> u8 {
         }
     }
     OK
-}
-
-fn show(status: &Status) -> String {
-    let Status { state, version, pid, uptime_seconds, generation, listeners, .. } = status;
-    let predecessor = status.predecessor.map_or(String::new(), |pid| {
-        let then = if status.predecessor_takes_over {
-            "takes over if this one fails"
-        } else {
-            "finishes its requests"
-        };
-        format!("predecessor  process {pid} is still here and {then}\n")
-    });
-    format!(
-        "state        {state}\nprocess      {pid}, version {version}, for {uptime_seconds} s\n\
-         generation   {generation}\nlisteners    {}\nconnections  {}\nin flight    {}\n\
-         answered     {}, of them {} with a 5xx of the gateway's own\n{predecessor}",
-        listeners.join(", "),
-        status.connections,
-        status.requests,
-        status.answered,
-        status.faults,
-    )
 }

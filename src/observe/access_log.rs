@@ -13,6 +13,7 @@ use crate::base::decimal::{hex_128, write_millis, write_three, write_u64};
 use log::error;
 use std::cell::Cell;
 use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -191,7 +192,14 @@ impl AccessLog {
             out.push(b'"');
         }
         out.extend_from_slice(b",\"client_ip\":");
-        shown(x.client, out);
+        match x.client {
+            Some(client) => {
+                out.push(b'"');
+                address(client, out);
+                out.push(b'"');
+            }
+            None => out.extend_from_slice(b"null"),
+        }
         out.extend_from_slice(b",\"method\":");
         text(x.method.as_bytes(), out);
         out.extend_from_slice(b",\"host\":");
@@ -206,9 +214,11 @@ impl AccessLog {
             self.secrets.write_query(x.query, &mut query);
             text(&query, out);
         }
-        out.extend_from_slice(b",\"version\":");
-        text(x.version.as_bytes(), out);
-        out.extend_from_slice(b",\"status\":");
+        out.extend_from_slice(match x.version {
+            "HTTP/1.1" => b",\"version\":\"HTTP/1.1\",\"status\":",
+            "HTTP/1.0" => b",\"version\":\"HTTP/1.0\",\"status\":",
+            _ => b",\"version\":null,\"status\":",
+        });
         write_u64(u64::from(x.status), out);
         out.extend_from_slice(b",\"bytes_in\":");
         write_u64(x.bytes_in, out);
@@ -226,7 +236,17 @@ impl AccessLog {
         out.extend_from_slice(b",\"upstream\":");
         out.extend_from_slice(x.upstream.map_or(b"null", |name| name.json.as_bytes()));
         out.extend_from_slice(b",\"target\":");
-        shown(x.target, out);
+        match x.target {
+            Some(SocketAddr::V4(target)) => {
+                out.push(b'"');
+                address(IpAddr::V4(*target.ip()), out);
+                out.push(b':');
+                write_u64(u64::from(target.port()), out);
+                out.push(b'"');
+            }
+            Some(target) => put(out, format_args!("\"{target}\"")),
+            None => out.extend_from_slice(b"null"),
+        }
         out.extend_from_slice(b",\"attempts\":");
         write_u64(x.attempts as u64, out);
         out.extend_from_slice(if x.reused { b",\"reused\":true" } else { b",\"reused\":false" });
@@ -235,8 +255,11 @@ impl AccessLog {
         text(x.user_agent, out);
         out.extend_from_slice(b",\"referer\":");
         text(&self.secrets.url(x.referer), out);
+        let Some(error) = x.error else {
+            return out.extend_from_slice(b",\"tls\":null,\"error\":null,\"detail\":null}\n");
+        };
         out.extend_from_slice(b",\"tls\":null,\"error\":");
-        text(x.error.unwrap_or_default().as_bytes(), out);
+        text(error.as_bytes(), out);
         out.extend_from_slice(b",\"detail\":");
         text(x.detail.as_bytes(), out);
         out.extend_from_slice(b"}\n");
@@ -244,7 +267,7 @@ impl AccessLog {
 
     fn common(&self, x: &Exchange<'_>, now: SystemTime, out: &mut Vec<u8>) {
         match x.client {
-            Some(client) => put(out, format_args!("{client}")),
+            Some(client) => address(client, out),
             None => out.push(b'-'),
         }
         out.extend_from_slice(b" - - [");
@@ -279,7 +302,8 @@ fn text(bytes: &[u8], out: &mut Vec<u8>) {
         return out.extend_from_slice(b"null");
     }
     let plain = |b: &u8| (b' '..0x7f).contains(b) && *b != b'"' && *b != b'\\';
-    if bytes.iter().all(plain) {
+    // Without stopping at the first one: so many are looked at together.
+    if bytes.iter().fold(true, |all, byte| all & plain(byte)) {
         out.push(b'"');
         out.extend_from_slice(bytes);
         out.push(b'"');
@@ -288,10 +312,13 @@ fn text(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn shown<T: std::fmt::Display>(value: Option<T>, out: &mut Vec<u8>) {
-    match value {
-        Some(value) => put(out, format_args!("\"{value}\"")),
-        None => out.extend_from_slice(b"null"),
+fn address(address: IpAddr, out: &mut Vec<u8>) {
+    let IpAddr::V4(v4) = address else { return put(out, format_args!("{address}")) };
+    for (at, octet) in v4.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        write_u64(u64::from(octet), out);
     }
 }
 

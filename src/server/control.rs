@@ -217,7 +217,12 @@ async fn write_answer(stream: &mut UnixStream, answer: &Answer) -> io::Result<()
 /// Why there is none.
 pub fn ask(path: &Path, command: Command, mut say: impl FnMut(&str)) -> Result<Answer, String> {
     let stream = connect(path, command)?;
-    let lost = |e: io::Error| format!("the gateway at {} is gone: {e}", path.display());
+    let lost = |e: io::Error| match e.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("the gateway at {} does not answer", path.display())
+        }
+        _ => format!("the gateway at {} is gone: {e}", path.display()),
+    };
     for line in BufReader::new(stream).lines() {
         match serde_json::from_str(&line.map_err(lost)?) {
             Ok(Answer::Say(text)) => say(&text),
@@ -245,6 +250,10 @@ pub fn connect(path: &Path, command: Command) -> Result<StdUnixStream, String> {
         }
         _ => format!("{}: {e}", path.display()),
     })?;
+    if command == Command::Status {
+        // Everything else may take as long as it takes.
+        let _ = stream.set_read_timeout(Some(PATIENCE));
+    }
     let mut line = serde_json::to_vec(&command).map_err(|e| e.to_string())?;
     line.push(b'\n');
     stream.write_all(&line).map_err(|e| format!("{}: {e}", path.display()))?;
