@@ -19,10 +19,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-/// How often it is looked whether spans are still made.
-const LOOK: Duration = Duration::from_secs(5);
-/// How long the last spans of a configuration may take.
-const LAST_SPANS: Duration = Duration::from_secs(10);
 /// A pause before a failed task starts anew, so that a certain failure does not spin.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
@@ -119,18 +115,10 @@ impl Upkeep {
         }
         self.exporting = tracing.map(Arc::clone); // the one before is let go of here
         if let Some(tracing) = tracing {
-            tokio::spawn(export(Arc::clone(tracing)));
+            // It ends by itself when nobody makes spans any more and those that wait have been sent.
+            tokio::spawn(tracing.exporter.run());
         }
     }
-}
-
-/// Exports spans as long as anybody makes some, and then what is left.
-async fn export(tracing: Arc<Tracing>) {
-    while Arc::strong_count(&tracing) > 1 {
-        // The exporter may be left at any time, and taken up again.
-        let _ = tokio::time::timeout(LOOK, tracing.exporter.run()).await;
-    }
-    tracing.exporter.flush(LAST_SPANS).await;
 }
 
 /// Maintains an upstream for ever: without it health and names would silently stay as they are.
