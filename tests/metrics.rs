@@ -196,6 +196,70 @@ fn prometheus_scrapes_it_with_our_rules() {
     let _ = prometheus.wait();
 }
 
+/// Every expression of Grafana's dashboard is sound, and everything that it or a rule asks for is what a gateway has.
+#[test]
+fn what_the_dashboard_and_the_rules_ask_for_exists() {
+    let board = std::fs::read_to_string(repository("conf/grafana-dashboard.json")).unwrap();
+    let board: serde_json::Value = serde_json::from_str(&board).unwrap();
+    let mut expressions = Vec::new();
+    gather(&board, &mut expressions);
+    assert!(expressions.len() > 40, "{}", expressions.len());
+    let variables = [("$__rate_interval", "5m"), ("$__range", "1h"), ("$__interval", "1m")];
+    let filled =
+        |text: &String| variables.iter().fold(text.clone(), |text, (from, to)| text.replace(from, to));
+    let mut rules = String::from("groups:\n- name: board\n  rules:\n");
+    for (number, expression) in expressions.iter().map(filled).enumerate() {
+        rules += &format!("  - record: board:{number}\n    expr: {}\n", serde_json::Value::from(expression));
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), rules).unwrap();
+    promtool(&["check", "rules", file.path().to_str().unwrap()], "");
+
+    let (receiver, _refusing) = refusing();
+    let gateway = Gateway::start(&format!(
+        "{ADMIN}traces: {{endpoint: \"http://{_refusing}\"}}\nupstreams: {{app: {{targets: [\"{_refusing}\"]}}}}\n\
+         routes: [{{path: /, upstream: app}}]\n"
+    ));
+    drop(receiver);
+    let (_, text) = scrape(gateway.admin(), "");
+    let known: BTreeSet<&str> =
+        text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let shipped =
+        std::fs::read_to_string(repository("conf/prometheus-rules.yaml")).unwrap() + &expressions.join("\n");
+    let name = regex::Regex::new(r"\b(?:portcullis|process)_[a-z_]+[a-z]\b").unwrap();
+    let of_a_family = |name: &str| {
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+        known.contains(name) || family.is_some_and(|family| known.contains(family))
+    };
+    // What a rule records has a colon before or behind the name.
+    let recorded = |found: &regex::Match<'_>| {
+        shipped[..found.start()].ends_with(':') || shipped[found.end()..].starts_with(':')
+    };
+    let missing: BTreeSet<&str> = name
+        .find_iter(&shipped)
+        .filter(|found| !recorded(found))
+        .map(|found| found.as_str())
+        .filter(|name| !of_a_family(name))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?} in\n{text}");
+}
+
+/// Every `expr` in a tree, and the queries of its variables and annotations.
+fn gather(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    serde_json::Value::String(text) if name == "expr" => found.push(text.clone()),
+                    _ => gather(value, found),
+                }
+            }
+        }
+        serde_json::Value::Array(all) => all.iter().for_each(|value| gather(value, found)),
+        _ => {}
+    }
+}
+
 #[test]
 fn the_rules_hold_what_they_promise() {
     promtool(&["check", "rules", repository("conf/prometheus-rules.yaml").to_str().unwrap()], "");

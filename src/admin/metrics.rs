@@ -52,7 +52,7 @@ impl Collector for Everything {
         families.configuration(&self.0, &gateway, &process)?;
         families.written(&self.0, &gateway)?;
         families.runtime(&self.0)?;
-        families.process()
+        families.process(self.0.observed.started.0)
     }
 }
 
@@ -295,7 +295,8 @@ impl Families<'_> {
     }
 
     /// What every exporter says of its process, by the names that Prometheus' clients agree on.
-    fn process(&mut self) -> Result {
+    fn process(&mut self, started: f64) -> Result {
+        self.gauge("process_start_time_seconds", "When the process began", started)?;
         let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
         if let Ok(stat) = process.stat() {
             let ticks = procfs::ticks_per_second() as f64;
@@ -309,10 +310,6 @@ impl Families<'_> {
             )?;
             self.gauge("process_virtual_memory_bytes", "Memory that is addressed", stat.vsize as f64)?;
             self.gauge("process_threads", "Threads", stat.num_threads as f64)?;
-            if let Ok(boot) = procfs::boot_time_secs() {
-                let started = boot as f64 + stat.starttime as f64 / ticks;
-                self.gauge("process_start_time_seconds", "When the process began", started)?;
-            }
         }
         if let Ok(open) = process.fd_count() {
             self.gauge("process_open_fds", "Descriptors that are open", open as f64)?;

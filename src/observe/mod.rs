@@ -17,6 +17,16 @@ pub mod stats;
 pub mod status;
 pub mod trace;
 
+/// A moment in seconds since 1970.
+#[derive(Debug)]
+pub struct Started(pub f64);
+
+impl Default for Started {
+    fn default() -> Self {
+        Started(exchange::unix_millis() as f64 / 1e3)
+    }
+}
+
 /// What the process has counted and noted, whatever configuration it had.
 #[derive(Default)]
 pub struct Observed {
@@ -24,6 +34,8 @@ pub struct Observed {
     pub totals: stats::Totals,
     /// The latest refusals and changes.
     pub journal: journal::Journal,
+    /// When the process began.
+    pub started: Started,
     /// The program's own log.
     pub log: Option<std::sync::Arc<sink::Sink>>,
 }
