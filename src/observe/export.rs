@@ -54,7 +54,7 @@ pub enum Protocol {
 }
 
 /// Where spans go, as configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Spec {
     /// `http://host:port`; for HTTP with a path where it is not `/v1/traces`.
     pub endpoint: String,
@@ -66,6 +66,21 @@ pub struct Spec {
     pub headers: Vec<(String, String)>,
     /// The longest that one export may last, its retries with it.
     pub timeout: Duration,
+}
+
+impl std::fmt::Debug for Spec {
+    /// Without the values of the headers, which may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        let Spec { endpoint, protocol, service_name, timeout, .. } = self;
+        f.debug_struct("Spec")
+            .field("endpoint", endpoint)
+            .field("protocol", protocol)
+            .field("service_name", service_name)
+            .field("headers", &headers)
+            .field("timeout", timeout)
+            .finish()
+    }
 }
 
 /// What became of the spans so far.
@@ -264,9 +279,10 @@ impl Shared {
 
     /// Notes whether the collector works, and says in the log when that changes; not each time.
     fn tell(&self, outcome: Result<(), &str>) {
+        let mut failing = lock(&self.failing);
+        // Under the lock, so that it is never less than what was noted before.
         let Counts { dropped, failed, .. } = self.counts();
         let (lost, endpoint) = (dropped + failed, &self.spec.endpoint);
-        let mut failing = lock(&self.failing);
         match (outcome, failing.as_mut()) {
             (Err(reason), None) => {
                 *failing = Some(Failing { lost, pause: PAUSE, over: Instant::now() + PAUSE });
@@ -316,8 +332,11 @@ async fn run(shared: Arc<Shared>) {
 async fn deliver(batch: Batch, link: Option<Link>) -> Option<Link> {
     let shared = Arc::clone(&batch.shared);
     // In a task of its own: it goes on when nobody waits for it any more, and a panic of the library stays in it.
-    let _ = shared;
-    export(batch, link).await
+    let task = tokio::spawn(export(batch, link));
+    task.await.unwrap_or_else(|_| {
+        shared.tell(Err("the export panicked"));
+        None
+    })
 }
 
 async fn export(mut batch: Batch, link: Option<Link>) -> Option<Link> {

@@ -225,6 +225,9 @@ fn split_port(host: &str) -> (&str, Option<u16>) {
     split.map_or((host, None), |(name, port)| (name, Some(port)))
 }
 
+/// Collectors take messages of some megabytes, and a batch has hundreds of spans.
+const LONGEST: usize = 1024;
+
 fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]).into_owned()
 }

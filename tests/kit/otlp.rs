@@ -2,6 +2,8 @@
 //!
 //! Built on the published protobufs and on hyper; it shares no code with what is tested.
 
+#![allow(dead_code)] // each test file uses its part of it
+
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::{http1, http2};

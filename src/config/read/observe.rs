@@ -123,6 +123,11 @@ pub(super) fn traces(item: &Item<'_, '_>) -> Option<(export::Spec, f64)> {
         }
     }
     fields.close();
+    let grpc = matches!(&protocol, None | Some(Some(At { value: Protocol::Grpc, .. })));
+    let has_path = |url: &At<String>| url.value.trim_end_matches('/').matches('/').count() > 2;
+    if grpc && endpoint.as_ref().is_some_and(has_path) {
+        item.fail("with gRPC the endpoint has no path: leave it out, or write `protocol: http`");
+    }
     let spec = export::Spec {
         protocol: protocol.map_or(Some(Protocol::Grpc), |p| p.map(|p| p.value))?,
         service_name: name.map_or(Some("portcullis".to_owned()), |n| n.map(|n| n.value))?,
