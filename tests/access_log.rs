@@ -31,7 +31,8 @@ fn a_line_says_what_became_of_a_request() {
     let first = client.send(request).response();
     client.send(request).response();
     let lines = gateway.access_lines(2);
-    let one = &lines[0];
+    // Two workers may have served them, whose lines may change places.
+    let [one, two] = [false, true].map(|reused| lines.iter().find(|l| l["reused"] == reused).unwrap());
     assert_eq!(one["request_id"], first.field("x-request-id").unwrap());
     assert_eq!(one["trace_id"], origin.first().field("traceparent").unwrap()[3..35]);
     for (name, value) in [
@@ -52,7 +53,7 @@ fn a_line_says_what_became_of_a_request() {
     for (name, value) in [("status", 200), ("bytes_in", 3), ("bytes_out", 5), ("attempts", 1)] {
         assert_eq!(one[name], value, "{name}");
     }
-    assert!(one["error"].is_null() && one["reused"] == false && lines[1]["reused"] == true, "{lines:#?}");
+    assert!(one["error"].is_null() && two["error"].is_null(), "{lines:#?}");
     let (whole, upstream) = (one["duration_ms"].as_f64().unwrap(), one["upstream_ms"].as_f64().unwrap());
     assert!(whole >= upstream && upstream > 0.0, "{one}");
     let text = std::fs::read_to_string(gateway.folder.path().join("access.log")).unwrap();

@@ -49,13 +49,14 @@ fn a_request_allocates_as_often_as_is_written_down() {
     let origin = origin();
     let file = tempfile::NamedTempFile::new().unwrap();
     let yaml = format!(
-        "listeners: [{{address: \"127.0.0.1:0\"}}]\nthreads: 1\nupstreams: {{app: {{targets: [\"{origin}\"]}}}}\n\
+        "listeners: [{{address: \"127.0.0.1:0\"}}]\naccess_log: {{path: /dev/null}}\nthreads: 1\nupstreams: {{app: {{targets: [\"{origin}\"]}}}}\n\
          routes: [{{path: /service, upstream: app, max_body: 1MiB}}]\n"
     );
     std::fs::write(file.path(), yaml).unwrap();
     steps(file.path());
 
     let compiled = config::load(file.path()).unwrap_or_else(|e| panic!("{e:?}"));
+    compiled.gateway.access_log.open(None).unwrap();
     let sockets = Inherited::default().bind_all(&compiled.settings.listeners).unwrap();
     let (gateway, signals) = (sockets.bound[0].address().unwrap(), Signals::hear().unwrap());
     std::thread::spawn(|| {

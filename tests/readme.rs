@@ -41,9 +41,9 @@ impl Walk {
     }
 
     fn moved(&self, text: &str) -> String {
-        self.ports
-            .iter()
-            .fold(text.to_owned(), |text, (from, to)| text.replace(&format!(":{from}"), &format!(":{to}")))
+        // A socket of its own too, lest another walk meets this one's.
+        let text = text.replace("/tmp/", &format!("{}/", self.folder.path().display()));
+        self.ports.iter().fold(text, |text, (from, to)| text.replace(&format!(":{from}"), &format!(":{to}")))
     }
 
     /// Runs one line; what stands behind `#` must be in what it prints.

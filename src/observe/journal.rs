@@ -12,6 +12,8 @@ const KEPT: usize = 50;
 const A_SECOND: u64 = 20;
 /// How much of a path is kept, in bytes.
 const PATH: usize = 200;
+/// How much of what an event came to: all of them together are told to a successor in one message.
+const TEXT: usize = 2_000;
 
 /// What happened lately.
 #[derive(Debug, Default)]
@@ -39,16 +41,13 @@ impl Journal {
 
     /// Notes a refusal.
     pub fn refusal(&self, mut refusal: Refusal) {
-        if refusal.path.len() > PATH {
-            let end = (0..=PATH).rev().find(|at| refusal.path.is_char_boundary(*at)).unwrap_or(0);
-            refusal.path.truncate(end);
-            refusal.path.push('…');
-        }
+        cut(&mut refusal.path, PATH);
         put(&self.refusals, refusal);
     }
 
     /// Notes what was done to the process, or refused.
-    pub fn event(&self, kind: &str, ok: bool, text: String) {
+    pub fn event(&self, kind: &str, ok: bool, mut text: String) {
+        cut(&mut text, TEXT);
         put(&self.events, Event { time_ms: unix_millis(), kind: kind.to_owned(), ok, text });
     }
 
@@ -70,6 +69,14 @@ impl Journal {
     }
 }
 
+fn cut(text: &mut String, most: usize) {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 fn put<T>(list: &Mutex<VecDeque<T>>, entry: T) {
     let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
     list.truncate(KEPT - 1);
@@ -87,6 +94,8 @@ mod tests {
         let events = journal.events();
         assert_eq!((events.len(), events[0].text.as_str(), events[49].text.as_str()), (50, "59", "10"));
         journal.refusal(Refusal { path: "é".repeat(200), ..Refusal::default() });
+        journal.event("reload", false, "x".repeat(1 << 20));
+        assert!(journal.events()[0].text.len() < 2_100);
         let path = &journal.refusals()[0].path;
         assert!(path.len() < 210 && path.ends_with("é…"), "{path}");
     }
