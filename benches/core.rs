@@ -195,7 +195,7 @@ fn records(c: &mut Criterion) {
             route.in_flight.fetch_add(1, Relaxed);
             upstream.connected(true);
             upstream.answered(black_box(Duration::from_micros(1_111)));
-            route.count(black_box(200), black_box(Duration::from_micros(1_234)));
+            route.count(black_box(200), black_box(Some(Duration::from_micros(1_234))));
             route.in_flight.fetch_sub(1, Relaxed);
         });
     });

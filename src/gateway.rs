@@ -105,6 +105,22 @@ pub enum Bind {
     Unix(PathBuf),
 }
 
+impl Bind {
+    /// Whether both would take the same connections: one address, or one and all.
+    pub fn overlaps(&self, other: &Bind) -> bool {
+        match (self, other) {
+            (Bind::Tcp(a), Bind::Tcp(b)) => {
+                let either_is_all = a.ip().is_unspecified() || b.ip().is_unspecified();
+                a.port() != 0
+                    && a.port() == b.port()
+                    && a.is_ipv4() == b.is_ipv4()
+                    && (either_is_all || a.ip() == b.ip())
+            }
+            (a, b) => a == b,
+        }
+    }
+}
+
 impl std::fmt::Display for Bind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

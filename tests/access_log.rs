@@ -172,30 +172,89 @@ fn who_is_turned_away_has_a_line_too() {
     assert!(line["path"].is_null() && line["status"] == 503);
 }
 
-/// Those in flight when the grace period is over, and those that a second signal cuts off.
+/// Those in flight when the grace period is over, and those that a second signal cuts off; with what is known of them.
 #[test]
 fn what_is_cut_off_at_the_end_has_a_line() {
-    let held = Origin::start(|_| vec![Step::Hold]);
+    let held = Origin::start(|r| match r.target() {
+        "/begun" => {
+            let begun = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello";
+            vec![Step::Send(begun.as_bytes().to_vec()), Step::Hold]
+        }
+        _ => vec![Step::Hold],
+    });
     for (grace, twice) in [("300ms", false), ("60s", true)] {
         let mut gateway = Gateway::start(&format!(
-            "{LOG}grace_period: {grace}\nroutes: [{{path: /, upstream: \"{}\"}}]",
+            "{LOG}grace_period: {grace}\nroutes: [{{name: all, path: /, upstream: \"{}\"}}]",
             held.url()
         ));
         let before = held.received().len();
-        let mut client = Raw::connect(gateway.address());
-        client.send("GET /held?a=b HTTP/1.1\r\nHost: t\r\n\r\n");
-        held.wait_count(before + 1);
+        let [mut waiting, mut begun] = [(); 2].map(|()| Raw::connect(gateway.address()));
+        waiting.send("GET /held?a=b HTTP/1.1\r\nHost: t\r\n\r\n");
+        begun.send("GET /begun HTTP/1.1\r\nHost: t\r\n\r\n");
+        held.wait_count(before + 2);
+        begun.wait_text("hello");
         gateway.signal("TERM");
         if twice {
-            gateway.wait_log(&["requests in flight: 1"]);
+            gateway.wait_log(&["requests in flight: 2"]);
             gateway.signal("TERM");
         }
         assert!(gateway.wait_exit().success());
         let lines = gateway.access_log();
-        assert_eq!(lines.len(), 1, "{lines:#?}");
-        assert_eq!((&lines[0]["path"], &lines[0]["method"]), (&"/held".into(), &"GET".into()), "{lines:#?}");
-        assert!(!lines[0]["error"].is_null(), "{lines:#?}");
+        assert_eq!(lines.len(), 2, "{lines:#?}");
+        let ids: Vec<_> =
+            held.received()[before..].iter().map(|r| r.field("x-request-id").unwrap().to_owned()).collect();
+        for (path, status, sent) in [("/held", 503, 0), ("/begun", 200, 5)] {
+            let line = line(&lines, path);
+            assert_eq!((&line["method"], &line["error"]), (&"GET".into(), &"cut_off".into()), "{line:#}");
+            assert_eq!((&line["status"], &line["bytes_out"]), (&status.into(), &sent.into()), "{line:#}");
+            assert_eq!((&line["route"], &line["target"]), (&"all".into(), &held.target().into()), "{line:#}");
+            assert!(
+                ids.contains(&line["request_id"].as_str().unwrap().to_owned()),
+                "the id that the upstream has"
+            );
+            assert!(line["duration_ms"].as_f64() > Some(0.0));
+        }
     }
+}
+
+/// What stands in the place of a request line may be anything: a field, a piece of a body, a password.
+#[test]
+fn what_cannot_be_read_is_not_told() {
+    let gateway = Gateway::start(&format!(
+        "admin: {{address: \"127.0.0.1:0\"}}\n{LOG}routes: [{{path: /, respond: {{status: 204}}}}]"
+    ));
+    let to = gateway.address();
+    for request in [
+        "Cookie: sid=geheim; b=c\r\n\r\n",
+        "X-Api-Key: geheim\r\n\r\n",
+        "password=geheim&u=1 HTTP/1.1\r\n\r\n",
+        "GET http://me:geheim@h/x?token=geheim HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /;jsessionid=geheim?a=1;token=geheim HTTP/1.1\r\nHost: h\r\nBad Field: geheim\r\n\r\n",
+    ] {
+        assert_eq!(exchange(to, request).status, 400, "{request}");
+    }
+    assert_eq!(get(to, "/a;sid=geheim/b?next=http://a/%3Ftoken=geheim").status, 204);
+    let lines = gateway.access_lines(6);
+    let text = format!("{lines:?}") + &get_admin(gateway.admin(), "/status");
+    assert!(!text.contains("geheim"), "{text}");
+    let refused: Vec<_> = lines.iter().filter(|l| l["status"] == 400).collect();
+    assert!(
+        refused.iter().all(|l| l["bytes_out"].as_u64() > Some(100)),
+        "the body that was sent: {refused:#?}"
+    );
+}
+
+/// An empty line behind a body is no beginning of a request.
+#[test]
+fn an_empty_line_behind_a_body_is_no_request() {
+    let gateway = Gateway::start(&format!(
+        "{LOG}limits: {{header_timeout: 100ms, idle_timeout: 1s}}\nroutes: [{{path: /, respond: {{status: 204}}}}]"
+    ));
+    let mut client = Raw::connect(gateway.address());
+    let request = "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\n\r\nx\r\n";
+    assert_eq!(client.send(request).response().status, 204);
+    assert_eq!(client.rest(), b"", "the connection is idle, and ends as one");
+    assert_eq!(gateway.access_lines(1).len(), 1);
 }
 
 #[test]

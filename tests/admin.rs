@@ -6,7 +6,10 @@ use kit::origin::{refusing, reply};
 use kit::raw::{exchange, get};
 use kit::{until, wait_for, Gateway, Origin, Raw, Response, Step};
 use serde_json::Value;
+use std::io::Read;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 const ADMIN: &str = "admin: {address: \"127.0.0.1:0\"}\n";
 
@@ -227,17 +230,103 @@ fn it_goes_over_at_an_upgrade_and_the_history_with_it() {
     assert_eq!((&new["ready"], &new["generation"]), (&true.into(), &3.into()));
 }
 
-/// Many who look, or who connect and say nothing, keep neither clients nor probes waiting for long.
+/// Many who connect and say nothing, who read nothing, or who listen, keep no probe waiting.
 #[test]
-fn a_crowd_at_the_door_is_bounded() {
+fn a_crowd_at_the_door_keeps_no_probe_waiting() {
     let gateway = Gateway::start(&format!("{ADMIN}routes: [{{path: /, respond: {{}}}}]"));
     let admin = gateway.admin();
-    let _idle: Vec<Raw> = (0..50).map(|_| Raw::connect(admin)).collect();
+    let live = |why: &str| {
+        let mut probe = Raw::connect(admin);
+        probe.socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        probe.send(format!("GET /health/live HTTP/1.1\r\nHost: {admin}\r\n\r\n"));
+        assert_eq!(probe.response().status, 200, "{why}");
+    };
+    let crowd = |request: &str| -> Vec<Raw> {
+        (0..300)
+            .map(|_| {
+                let mut raw = Raw::connect(admin);
+                raw.send(request);
+                raw
+            })
+            .collect()
+    };
+    let _silent = crowd("");
+    live("behind three hundred who say nothing");
+    let _slow =
+        crowd(&format!("GET /health/live HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 99999\r\n\r\nx"));
+    live("behind three hundred with a body that never ends");
+    let mut listening = crowd(&format!("GET /events HTTP/1.1\r\nHost: {admin}\r\n\r\n"));
+    live("behind three hundred who listen");
+    let heads = listening.iter_mut().filter_map(|raw| {
+        let mut head = [0; 12];
+        raw.socket.read_exact(&mut head).ok().map(|()| String::from_utf8_lossy(&head).into_owned())
+    });
+    let refused = heads.filter(|head| head == "HTTP/1.1 503").count();
+    assert!(refused > 30, "{refused} of 300 were refused: only so many may listen");
     assert_eq!(get(gateway.address(), "/").status, 200);
-    assert_eq!(ask(admin, "/health/live", "").status, 200);
-    assert_eq!(
-        status(admin)["connections"],
-        1.min(status(admin)["connections"].as_u64().unwrap()),
-        "they are no clients"
-    );
+    assert_eq!(status(admin)["connections"].as_u64().map(|n| n <= 1), Some(true), "they are no clients");
+}
+
+#[test]
+fn who_listens_is_let_go_when_the_token_changes() {
+    let yaml = |token: &str| {
+        format!("admin: {{address: \"127.0.0.1:0\", token: {token}}}\nroutes: [{{path: /, respond: {{}}}}]")
+    };
+    let gateway = Gateway::start(&yaml("0123456789abcdef"));
+    let admin = gateway.admin();
+    let mut events = Raw::connect(admin);
+    events.send(format!(
+        "GET /events HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer 0123456789abcdef\r\n\r\n"
+    ));
+    events.wait_text("data: {");
+    assert!(gateway.reload(&yaml("fedcba9876543210")).contains("reloaded"));
+    assert!(events.closed());
+}
+
+/// Nothing of a reload that is refused stays behind, and what is in the way is named.
+#[test]
+fn a_refused_move_leaves_nothing_and_says_why() {
+    let routes = "routes: [{path: /, respond: {}}]";
+    let gateway = Gateway::start(&format!("{ADMIN}{routes}"));
+    let (socket, log) = (gateway.folder.path().join("a.sock"), gateway.folder.path().join("new.log"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = gateway.reload(&format!(
+        "listeners: [{{address: \"127.0.0.1:0\"}}, {{address: \"{}\"}}]\nadmin: {{address: unix:$FOLDER/a.sock}}\n\
+         access_log: {{path: $FOLDER/new.log}}\n{routes}",
+        taken.local_addr().unwrap()
+    ));
+    assert!(refused.contains("not reloaded"));
+    assert!(!socket.exists() && !log.exists());
+    let (public, admin) = (gateway.address(), gateway.admin());
+    let swapped = format!("listeners: [{{address: \"{admin}\"}}]\n{routes}");
+    assert!(gateway.reload(&swapped).contains("not reloaded"));
+    gateway.wait_log(&[&format!("this gateway listens on {admin}"), "needs a restart"]);
+    assert_eq!(get(public, "/").status, 200);
+    assert_eq!(ready(admin), Some(200));
+}
+
+/// Whoever asks while one process takes over from another is answered, and never that it is not ready.
+#[test]
+fn an_upgrade_is_not_seen_at_the_door() {
+    let gateway = Gateway::start_controlled(&format!(
+        "{ADMIN}upgrade: {{rollback_window: 0s}}\nroutes: [{{path: /, respond: {{}}}}]"
+    ));
+    let (admin, over) = (gateway.admin(), AtomicBool::new(false));
+    let asked = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    assert_eq!(ready(admin), Some(200));
+                    asked.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        for _ in 0..3 {
+            let before = asked.load(Ordering::SeqCst);
+            gateway.command_done("upgrade");
+            until("more questions", || asked.load(Ordering::SeqCst) > before + 50);
+        }
+        over.store(true, Ordering::SeqCst);
+    });
 }

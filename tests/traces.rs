@@ -128,6 +128,8 @@ fn a_request_and_its_attempts_are_spans() {
         assert_eq!(first.attribute("server.port").unwrap(), dead.port().to_string());
         assert_eq!(first.attribute("error.type").as_deref(), Some("ConnectRefused"));
         assert_eq!(second.attribute("http.request.resend_count").as_deref(), Some("1"));
+        let url = format!("http://{}/shop?page=1&token=***", origin.target());
+        assert_eq!(second.attribute("url.full"), Some(url));
         assert_eq!(second.attribute("http.response.status_code").as_deref(), Some("200"));
         assert!(second.span.end_time_unix_nano >= second.span.start_time_unix_nano);
         // The upstream is told of the attempt, so that its spans hang below it.
@@ -159,7 +161,11 @@ fn what_the_gateway_refuses_is_a_span_with_its_reason() {
     );
     assert_eq!(named("GET shop").span.status.as_ref().unwrap().code, 2);
     assert_eq!(named("GET shop").attribute("error.type").as_deref(), Some("500"));
-    named("_OTHER"); // a client makes no names of spans
+    assert_eq!(
+        named("HTTP").attribute("http.request.method_original").as_deref(),
+        Some("BREW"),
+        "a client makes no names"
+    );
     let traces: std::collections::BTreeSet<_> = spans.iter().map(|s| s.span.trace_id.clone()).collect();
     assert_eq!(traces.len(), 3);
     let lines = gateway.access_lines(3);

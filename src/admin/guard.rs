@@ -55,10 +55,13 @@ pub(super) fn admit(admin: &Admin, question: &Question<'_>) -> Result<(), Denial
     if is_of_another_site(question) {
         return Err(Denial::Site);
     }
+    let is_health = question.path.starts_with("/health/");
     match &admin.token {
+        // Who names no host is no browser: HAProxy's plain probe.
+        None if question.host.is_empty() && is_health => Ok(()),
         None if !is_known(question.host, &admin.hosts) => Err(Denial::Host),
         None => Ok(()),
-        Some(_) if question.path.starts_with("/health/") => Ok(()),
+        Some(_) if is_health => Ok(()),
         Some(token) if has(question.authorization, token) => Ok(()),
         Some(_) => Err(Denial::Token),
     }
@@ -131,6 +134,7 @@ mod tests {
         ] {
             assert_eq!(admit(&admin, &ask("/status", host)), Ok(()), "{host}");
         }
+        assert_eq!(admit(&admin, &ask("/health/live", "")), Ok(()), "a probe in HTTP/1.0");
         for host in [
             "",
             "evil.example",

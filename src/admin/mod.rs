@@ -9,7 +9,7 @@ mod metrics;
 mod page;
 mod status;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Admin as Configured, Gateway};
 use crate::observe::status::Status;
 use crate::observe::Observed;
 use arc_swap::ArcSwap;
@@ -22,10 +22,15 @@ use pingora::Result;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::{watch, Semaphore};
+use tokio::time::timeout;
 use tokio::time::MissedTickBehavior;
 
 /// How often the page hears how the gateway is.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// How many may hear that at once.
+const LISTENERS: usize = 32;
 
 /// What the server knows of the process.
 pub trait Process: Send + Sync + 'static {
@@ -44,9 +49,16 @@ pub struct Admin {
     pub observed: Arc<Observed>,
     /// How the process is.
     pub process: Arc<dyn Process>,
+    /// Room for those who listen to the events.
+    listeners: Semaphore,
 }
 
 impl Admin {
+    /// Of this gateway.
+    pub fn new(gateway: Arc<ArcSwap<Gateway>>, observed: Arc<Observed>, process: Arc<dyn Process>) -> Self {
+        Admin { gateway, observed, process, listeners: Semaphore::new(LISTENERS) }
+    }
+
     /// How the gateway is, as one document.
     pub fn status(&self) -> Status {
         let mut status = Status::default();
@@ -55,20 +67,28 @@ impl Admin {
         status
     }
 
-    /// Answers one request; the connection is not used for another one.
-    pub async fn answer(self: &Arc<Self>, mut session: ServerSession) {
-        if let Ok(true) = session.read_request().await {
-            session.set_keepalive(None);
-            let _ = self.respond(&mut session).await; // whoever asked is gone
-            session.shutdown().await;
+    /// Answers one request within `patience`; the connection is not used for another one. Events go on until `end` is true.
+    pub async fn answer(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        patience: Duration,
+        end: watch::Receiver<bool>,
+    ) {
+        let Ok(Ok(true)) = timeout(patience, session.read_request()).await else { return };
+        session.set_keepalive(None);
+        // Whoever asked may be gone, or take longer than that.
+        if let Ok(Ok(Some(admin))) = timeout(patience, self.respond(&mut session)).await {
+            let _ = self.events(&mut session, &admin, end).await;
         }
+        let _ = timeout(patience, session.shutdown()).await;
     }
 
-    async fn respond(self: &Arc<Self>, session: &mut ServerSession) -> Result<()> {
+    /// Answers what has an end; the events, which have none, are left to the caller, for as long as this configuration lasts.
+    async fn respond(self: &Arc<Self>, session: &mut ServerSession) -> Result<Option<Configured>> {
         let request = session.req_header();
         let path = request.uri.path().to_owned();
         let admin = self.gateway.load().admin.clone();
-        let Some(admin) = admin else { return Ok(()) }; // it has just been configured away
+        let Some(admin) = admin else { return Ok(None) }; // it has just been configured away
         let field =
             |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let question = Question {
@@ -81,10 +101,10 @@ impl Admin {
             authorization: field(header::AUTHORIZATION.as_str()),
         };
         if let Err(denial) = guard::admit(&admin, &question) {
-            return deny(session, denial).await;
+            return deny(session, denial).await.map(|()| None);
         }
-        let open_metrics = field(header::ACCEPT.as_str()).contains("application/openmetrics-text");
-        match path.as_str() {
+        let open_metrics = wants_open_metrics(field(header::ACCEPT.as_str()));
+        let done = match path.as_str() {
             "/health/live" => plain(session, 200, "live\n").await,
             "/health/ready" => match self.status_of_process().ready {
                 true => plain(session, 200, "ready\n").await,
@@ -94,20 +114,14 @@ impl Admin {
             },
             "/metrics" => self.metrics(session, open_metrics).await,
             "/status" => {
-                let text = self.document();
-                whole(session, 200, "application/json", text.into()).await
+                let text = self.document().await;
+                whole(session, 200, "application/json", text).await
             }
-            "/events" => self.events(session).await,
-            "/" => {
-                let Ok(nonce) = page::nonce() else {
-                    return plain(session, 500, "the system has no random numbers\n").await;
-                };
-                let policy = page::policy(&nonce);
-                let extra = [("Content-Security-Policy", policy.as_str())];
-                send(session, 200, "text/html; charset=utf-8", page::with(&nonce).into(), &extra).await
-            }
+            "/events" => return Ok(Some(admin)),
+            "/" => page(session).await,
             _ => plain(session, 404, "here are: /  /status  /metrics  /health/live  /health/ready\n").await,
-        }
+        };
+        done.map(|()| None)
     }
 
     fn status_of_process(&self) -> Status {
@@ -116,15 +130,19 @@ impl Admin {
         status
     }
 
-    fn document(&self) -> Vec<u8> {
-        let mut text = serde_json::to_vec(&self.status()).unwrap_or_default();
-        text.push(b'\n');
-        text
+    /// With thousands of routes it takes a while, which is not to be that of health checks.
+    async fn document(self: &Arc<Self>) -> Bytes {
+        let admin = Arc::clone(self);
+        let text = tokio::task::spawn_blocking(move || {
+            let mut text = serde_json::to_vec(&admin.status()).unwrap_or_default();
+            text.push(b'\n');
+            text
+        });
+        text.await.unwrap_or_default().into()
     }
 
     async fn metrics(self: &Arc<Self>, session: &mut ServerSession, open_metrics: bool) -> Result<()> {
         let admin = Arc::clone(self);
-        // With thousands of routes it takes a while, which is not to be that of health checks.
         let encoded = tokio::task::spawn_blocking(move || metrics::encode(admin, open_metrics)).await;
         match encoded {
             Ok((kind, text)) => whole(session, 200, kind, text.into()).await,
@@ -133,7 +151,15 @@ impl Admin {
     }
 
     /// The document once a second, as server-sent events (HTML Living Standard §9.2), until whoever listens is gone.
-    async fn events(&self, session: &mut ServerSession) -> Result<()> {
+    async fn events(
+        self: &Arc<Self>,
+        session: &mut ServerSession,
+        admitted: &Configured,
+        mut end: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let Ok(_place) = self.listeners.try_acquire() else {
+            return plain(session, 503, "too many listen to the events already\n").await;
+        };
         let mut head = head(200, "text/event-stream")?;
         head.insert_header("X-Accel-Buffering", "no")?;
         session.write_response_header(Box::new(head)).await?;
@@ -144,13 +170,36 @@ impl Admin {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            let mut event = b"data: ".to_vec();
-            event.append(&mut self.document()); // JSON has no line end in it but the last
-            event.push(b'\n');
-            session.write_response_body(event.into(), false).await?;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = end.wait_for(|end| *end) => return Ok(()),
+            }
+            if self.gateway.load().admin.as_ref() != Some(admitted) {
+                return Ok(()); // who may look has changed: let them show again that they may
+            }
+            let document = self.document().await; // JSON has no line end in it but the last
+            session.write_response_body([b"data: ", &document[..], b"\n"].concat().into(), false).await?;
         }
     }
+}
+
+/// Whether OpenMetrics is asked for, and not only to be refused (RFC 9110 §12.4.2).
+fn wants_open_metrics(accept: &str) -> bool {
+    accept.split(',').map(str::trim).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let none =
+            |part: &str| part.strip_prefix("q=").is_some_and(|q| q.trim_matches(['0', '.']).is_empty());
+        parts.next() == Some("application/openmetrics-text") && !parts.any(none)
+    })
+}
+
+async fn page(session: &mut ServerSession) -> Result<()> {
+    let Ok(nonce) = page::nonce() else {
+        return plain(session, 500, "the system has no random numbers\n").await;
+    };
+    let policy = page::policy(&nonce);
+    let extra = [("Content-Security-Policy", policy.as_str())];
+    send(session, 200, "text/html; charset=utf-8", page::with(&nonce).into(), &extra).await
 }
 
 async fn deny(session: &mut ServerSession, denial: Denial) -> Result<()> {

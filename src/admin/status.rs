@@ -63,7 +63,7 @@ fn of_upstream(upstream: &Upstream) -> UpstreamStatus {
         name: upstream.name().to_string(),
         balance: upstream.spec().method.to_string(),
         checked: upstream.spec().health.is_some(),
-        targets: upstream.targets().iter().map(|target| of_target(upstream, target)).collect(),
+        targets: upstream.targets().iter().map(|(target, weight)| of_target(target, *weight)).collect(),
         trouble: upstream.trouble(),
         connections_new,
         connections_reused,
@@ -72,11 +72,11 @@ fn of_upstream(upstream: &Upstream) -> UpstreamStatus {
     }
 }
 
-fn of_target(upstream: &Upstream, target: &Target) -> TargetStatus {
+fn of_target(target: &Target, weight: usize) -> TargetStatus {
     let condition = target.condition();
     TargetStatus {
         address: target.address.to_string(),
-        weight: upstream.weight(target.address),
+        weight,
         health: condition.health.to_owned(),
         since_ms: condition.since_ms,
         ejected_until_ms: None,

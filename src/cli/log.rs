@@ -22,13 +22,18 @@ impl Log {
         let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(USUAL));
         builder.format_timestamp_millis();
         let file = Destination::Stderr.open();
-        let sink = file.and_then(|file| Sink::new("log".to_owned(), file, MANNER)).ok().map(Arc::new);
+        let sink = file
+            .and_then(|file| Sink::new("log".to_owned(), file, MANNER, Arc::default()))
+            .ok()
+            .map(Arc::new);
         if let Some(sink) = &sink {
             let plain = ["NO_COLOR", "RUST_LOG_STYLE"].iter().any(|name| std::env::var_os(name).is_some());
             if io::stderr().is_terminal() && !plain {
                 builder.write_style(env_logger::WriteStyle::Always);
             }
             builder.target(env_logger::Target::Pipe(Box::new(Lines(Arc::clone(sink)))));
+            // The usual one writes to standard error by itself, and would wait there.
+            std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
         }
         builder.init();
         Log(sink)

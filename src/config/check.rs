@@ -60,12 +60,13 @@ fn listeners(raw: &Raw, cx: &Context<'_>) {
         }
     }
     let Some(At { place, value: admin }) = &raw.admin else { return };
-    if let Some(first) = seen.get(&admin.address) {
+    let taken = raw.listeners.iter().find(|listener| listener.value.overlaps(&admin.address));
+    if let Some(first) = taken.map(|listener| listener.place.pos.line) {
         let address = place.show(&admin.address);
         cx.fail(
             place,
             format!(
-                "{address} is a listener on line {first}; who looks at the gateway needs another address"
+                "{address} is where the listener on line {first} listens; who looks at the gateway needs another address"
             ),
         );
     }

@@ -8,7 +8,7 @@
 
 use super::exchange::Exchange;
 use super::mask::Secrets;
-use super::sink::{Destination, Manner, Sink};
+use super::sink::{Counts, Destination, Manner, Sink};
 use crate::base::decimal::{hex_128, write_millis, write_three, write_u64};
 use log::error;
 use std::cell::Cell;
@@ -90,6 +90,7 @@ pub struct AccessLog {
     /// Of 2^32 successes so many are logged.
     sampled: u64,
     sink: OnceLock<Arc<Sink>>,
+    counts: OnceLock<Arc<Counts>>,
 }
 
 impl AccessLog {
@@ -97,7 +98,12 @@ impl AccessLog {
     pub fn new(spec: Spec) -> Self {
         let secrets = Secrets(spec.mask.clone());
         let sampled = (spec.sample.clamp(0.0, 1.0) * (1u64 << 32) as f64) as u64;
-        AccessLog { spec, secrets, sampled, sink: OnceLock::new() }
+        AccessLog { spec, secrets, sampled, sink: OnceLock::new(), counts: OnceLock::new() }
+    }
+
+    /// What must not be told of a query or a path.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Whether there is none.
@@ -114,6 +120,7 @@ impl AccessLog {
         let Some(to) = &self.spec.to else { return Ok(()) };
         let failed = |e: std::io::Error| format!("access_log: cannot write to {to}: {e}");
         let file = to.open().map_err(failed)?;
+        let counts = before.and_then(|before| before.counts.get()).map(Arc::clone).unwrap_or_default();
         let same =
             before.filter(|before| before.spec.to == self.spec.to && before.spec.room == self.spec.room);
         let sink = match same.and_then(|before| before.sink.get()) {
@@ -123,10 +130,13 @@ impl AccessLog {
             }
             None => {
                 let manner = Manner { room: self.spec.room, gather: GATHER, complain: true };
-                Arc::new(Sink::new(format!("access log {to}"), file, manner).map_err(failed)?)
+                let name = format!("access log {to}");
+                Arc::new(Sink::new(name, file, manner, Arc::clone(&counts)).map_err(failed)?)
             }
         };
-        let _ = self.sink.set(sink); // it is opened once
+        // It is opened once.
+        let _ = self.counts.set(counts);
+        let _ = self.sink.set(sink);
         Ok(())
     }
 
@@ -148,7 +158,7 @@ impl AccessLog {
 
     /// Lines written and lines given up.
     pub fn counts(&self) -> (u64, u64) {
-        self.sink.get().map_or((0, 0), |sink| sink.counts())
+        self.counts.get().map_or((0, 0), |counts| counts.read())
     }
 
     /// Logs an exchange.
@@ -205,7 +215,7 @@ impl AccessLog {
         out.extend_from_slice(b",\"host\":");
         text(x.host, out);
         out.extend_from_slice(b",\"path\":");
-        text(x.path, out);
+        text(&self.secrets.path(x.path), out);
         out.extend_from_slice(b",\"query\":");
         if x.query.is_empty() {
             out.extend_from_slice(b"null");
@@ -278,7 +288,7 @@ impl AccessLog {
         } else {
             quoted(x.method.as_bytes(), out);
             out.push(b' ');
-            quoted(x.path, out);
+            quoted(&self.secrets.path(x.path), out);
             if !x.query.is_empty() {
                 out.push(b'?');
                 let mut query = Vec::with_capacity(x.query.len());
@@ -308,7 +318,10 @@ fn text(bytes: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(bytes);
         out.push(b'"');
     } else {
-        let _ = serde_json::to_writer(out, &String::from_utf8_lossy(bytes)); // a vector takes everything
+        // Terminals take U+0080 to U+009F for commands; JSON lets them be.
+        let control = |c: char| c.is_control() && c > '\u{7e}';
+        let text = String::from_utf8_lossy(bytes).replace(control, "\u{fffd}");
+        let _ = serde_json::to_writer(out, &text); // a vector takes everything
     }
 }
 
@@ -394,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_line_has_every_field_and_is_json_whatever_is_in_it() {
-        let (route, nasty) = (Name::new("a\"b\\c"), "\u{1}\"\\\u{7f}é\n");
+        let (route, nasty) = (Name::new("a\"b\\c"), "\u{1}\"\\é\n");
         let exchange = Exchange {
             request_id: nasty.as_bytes(),
             trace_id: 0xabc,
@@ -407,7 +420,7 @@ mod tests {
             status: 200,
             duration: Duration::from_micros(1_234),
             route: Some(&route),
-            user_agent: nasty.as_bytes(),
+            user_agent: "\u{9b}2J\u{7f}".as_bytes(),
             referer: b"http://a/?key=geheim",
             error: Some("x"),
             detail: nasty,
@@ -422,6 +435,7 @@ mod tests {
         assert_eq!(value.len(), JSON_FIELDS.len());
         assert_eq!(value["time"], "2026-11-25T08:44:33.042Z");
         assert_eq!(value["path"], nasty);
+        assert_eq!(value["user_agent"], "\u{fffd}2J\u{fffd}");
         assert_eq!(value["host"], "\u{fffd}\"");
         assert_eq!(value["route"], "a\"b\\c");
         assert_eq!(value["trace_id"], "00000000000000000000000000000abc");

@@ -1,47 +1,84 @@
-//! Queries without their secrets.
+//! Queries, paths and URLs without their secrets.
 
 use std::borrow::Cow;
 
 /// A parameter whose name has one of these in it is secret, whatever else the name says.
-const PARTS: [&str; 14] = [
+const PARTS: [&str; 13] = [
     "token",
     "secret",
-    "passw",
+    "pass",
     "apikey",
-    "api_key",
-    "api-key",
     "signature",
     "credential",
     "session",
     "jwt",
+    "saml",
     "assertion",
     "private",
     "authorization",
     "cookie",
 ];
-/// And these alone.
-const WHOLE: [&str; 9] = ["key", "sig", "code", "auth", "pwd", "pass", "pin", "otp", "sid"];
+/// And one that is one of these, alone or behind a `-`, `_` or `.`.
+const WORDS: [&str; 8] = ["key", "sig", "code", "auth", "pwd", "pin", "otp", "sid"];
 const MASK: &[u8] = b"***";
 
-/// Names besides the usual ones whose values are secret, in lower case.
+/// What is secret besides the usual names, in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Secrets(pub(super) Vec<String>);
+pub struct Secrets(pub(super) Vec<String>);
 
 impl Secrets {
     /// Puts a query down (without `?`), the values of secret parameters as `***`.
     pub(super) fn write_query(&self, query: &[u8], out: &mut Vec<u8>) {
-        for (at, parameter) in query.split(|b| *b == b'&').enumerate() {
-            if at > 0 {
-                out.push(b'&');
-            }
-            let name_end = memchr::memchr(b'=', parameter).unwrap_or(parameter.len());
-            if name_end < parameter.len() && self.is_secret(&parameter[..name_end]) {
-                out.extend_from_slice(&parameter[..=name_end]);
+        let mut rest = query;
+        loop {
+            let end = memchr::memchr2(b'&', b';', rest).unwrap_or(rest.len());
+            self.write_parameter(&rest[..end], out);
+            let Some(separator) = rest.get(end) else { return };
+            out.push(*separator);
+            rest = &rest[end + 1..];
+        }
+    }
+
+    fn write_parameter(&self, parameter: &[u8], out: &mut Vec<u8>) {
+        let Some(equals) = memchr::memchr(b'=', parameter) else { return out.extend_from_slice(parameter) };
+        out.extend_from_slice(&parameter[..=equals]);
+        let value = &parameter[equals + 1..];
+        if self.is_secret(&parameter[..equals]) {
+            return out.extend_from_slice(MASK);
+        }
+        // A URL in a value has a query of its own, which may be escaped once or more often.
+        match value
+            .iter()
+            .position(|b| *b == b'?')
+            .or_else(|| find(value, b"%3f"))
+            .or_else(|| find(value, b"%253f"))
+        {
+            Some(inner) => {
+                out.extend_from_slice(&value[..inner]);
                 out.extend_from_slice(MASK);
-            } else {
-                out.extend_from_slice(parameter);
+            }
+            None => out.extend_from_slice(value),
+        }
+    }
+
+    /// A path whose parameters (`;jsessionid=…`, RFC 3986 §3.3) are masked like those of a query.
+    pub fn path<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
+        if memchr::memchr(b';', path).is_none() {
+            return Cow::Borrowed(path);
+        }
+        let mut out = Vec::with_capacity(path.len());
+        for (at, segment) in path.split(|b| *b == b'/').enumerate() {
+            if at > 0 {
+                out.push(b'/');
+            }
+            let name = memchr::memchr(b';', segment).unwrap_or(segment.len());
+            out.extend_from_slice(&segment[..name]);
+            if let Some(parameters) = segment.get(name + 1..) {
+                out.push(b';');
+                self.write_query(parameters, &mut out);
             }
         }
+        Cow::Owned(out)
     }
 
     /// The same for a URL: what follows `?`, and a password before `@`. A fragment may hold a token (OAuth) and is dropped.
@@ -50,22 +87,18 @@ impl Secrets {
         let query = memchr::memchr(b'?', url);
         let place = query.unwrap_or(url.len());
         let authority = url[..place].windows(3).position(|w| w == b"://").map(|at| at + 3);
-        let user = authority.and_then(|from| {
-            let end = memchr::memchr(b'/', &url[from..place]).map_or(place, |at| from + at);
-            memchr::memrchr(b'@', &url[from..end]).map(|at| (from, from + at))
-        });
-        if query.is_none() && user.is_none() {
+        let from = authority.unwrap_or(0);
+        let end = memchr::memchr(b'/', &url[from..place]).map_or(place, |at| from + at);
+        let user = authority.and_then(|_| memchr::memrchr(b'@', &url[from..end]));
+        if query.is_none() && user.is_none() && memchr::memchr(b';', url).is_none() {
             return Cow::Borrowed(url);
         }
-        let mut out = Vec::with_capacity(url.len());
-        match user {
-            Some((from, at)) => {
-                out.extend_from_slice(&url[..from]);
-                out.extend_from_slice(MASK);
-                out.extend_from_slice(&url[at..place]);
-            }
-            None => out.extend_from_slice(&url[..place]),
+        let mut out = url[..from].to_vec();
+        if user.is_some() {
+            out.extend_from_slice(MASK);
         }
+        out.extend_from_slice(&url[from + user.unwrap_or(0)..end]);
+        out.extend_from_slice(&self.path(&url[end..place]));
         if let Some(at) = query {
             out.push(b'?');
             self.write_query(&url[at + 1..], &mut out);
@@ -77,9 +110,19 @@ impl Secrets {
         let mut plain = [0; 64];
         let Some(name) = decoded(name, &mut plain) else { return true }; // too long to be sure
         has_part(name)
-            || WHOLE.iter().any(|whole| name == whole.as_bytes())
+            || WORDS.iter().any(|word| ends_with_word(name, word.as_bytes()))
             || self.0.iter().any(|own| name == own.as_bytes())
     }
+}
+
+fn ends_with_word(name: &[u8], word: &[u8]) -> bool {
+    let before = name.strip_suffix(word);
+    before.is_some_and(|before| before.last().is_none_or(|b| matches!(b, b'-' | b'_' | b'.')))
+}
+
+/// Where `what`, in lower case, stands in a value of any case.
+fn find(value: &[u8], what: &[u8]) -> Option<usize> {
+    value.windows(what.len()).position(|window| window.eq_ignore_ascii_case(what))
 }
 
 fn has_part(name: &[u8]) -> bool {
@@ -118,6 +161,20 @@ mod tests {
         assert_eq!(masked("X-Amz-Signature=abc&X-Amz-Date=1"), "X-Amz-Signature=***&X-Amz-Date=1");
         assert_eq!(masked("%74oken=abc&KEY=def&monkey=1"), "%74oken=***&KEY=***&monkey=1");
         assert_eq!(masked("code=1&zipcode=2&TICKET=3"), "code=***&zipcode=2&TICKET=***");
+        assert_eq!(masked("a=1;token=x;b=2"), "a=1;token=***;b=2");
+        for name in [
+            "passcode",
+            "passphrase",
+            "access_key",
+            "subscription-key",
+            "auth_code",
+            "SAMLResponse",
+            "api.key",
+        ] {
+            assert_eq!(masked(&format!("{name}=x")), format!("{name}=***"));
+        }
+        assert_eq!(masked("next=https://a/?access_token=x&b=1"), "next=https://a/***&b=1");
+        assert_eq!(masked("next=https%3A%2F%2Fa%2F%3Ftoken%3Dx"), "next=https%3A%2F%2Fa%2F***");
         assert_eq!(masked("token"), "token", "it has no value");
         assert_eq!(masked("token=a=b&&="), "token=***&&=");
         assert_eq!(masked(&format!("{}=1", "a".repeat(65))), format!("{}=***", "a".repeat(65)));
@@ -138,5 +195,9 @@ mod tests {
         assert_eq!(url("https://me:pw@a.example/b"), "https://***@a.example/b");
         assert_eq!(url("https://a.example/@b"), "https://a.example/@b");
         assert_eq!(url("https://a.example/cb#access_token=x"), "https://a.example/cb");
+        assert_eq!(url("https://a.example/b;jsessionid=x/c?d=1"), "https://a.example/b;jsessionid=***/c?d=1");
+        let path =
+            |path: &str| String::from_utf8(Secrets::default().path(path.as_bytes()).into_owned()).unwrap();
+        assert_eq!(path("/a;v=1;sid=x/b;token=y"), "/a;v=1;sid=***/b;token=***");
     }
 }

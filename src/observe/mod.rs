@@ -10,7 +10,7 @@ pub mod access_log;
 pub mod exchange;
 pub mod export;
 pub mod journal;
-mod mask;
+pub mod mask;
 pub mod sink;
 pub mod spans;
 pub mod stats;

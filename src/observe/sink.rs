@@ -7,6 +7,8 @@
 //! Each thread has a buffer of its own in practice (there are a few, taken in turn), so that its lock is free. The writer
 //! takes a buffer whole by putting an empty one in its place, and sleeps without being woken as long as nothing comes.
 
+use rustix::event::{poll, PollFd, PollFlags};
+use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -21,6 +23,8 @@ use std::time::{Duration, Instant};
 const BUFFERS: usize = 4;
 /// What a pipe takes in one piece, whoever else writes to it (PIPE_BUF, pipe(7)).
 const WHOLE: usize = 4096;
+/// How much waits when the writer is woken: little enough to be in the processor's cache still when it is written.
+const EAGER: usize = 48 << 10;
 /// What an idle buffer may keep of its memory.
 const IDLE: usize = 16 << 10;
 /// How often it is said that lines are lost.
@@ -48,7 +52,7 @@ impl std::fmt::Display for Destination {
 }
 
 impl Destination {
-    /// Opens it.
+    /// Opens it. It does not wait for whoever is to read a named pipe: there must be somebody.
     ///
     /// # Errors
     /// When a file cannot be made or written to.
@@ -56,7 +60,19 @@ impl Destination {
         match self {
             Destination::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
             Destination::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
-            Destination::File(path) => OpenOptions::new().append(true).create(true).mode(0o640).open(path),
+            Destination::File(path) => {
+                let nonblocking = OFlags::NONBLOCK.bits() as i32;
+                let how = OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .mode(0o640)
+                    .custom_flags(nonblocking)
+                    .open(path);
+                let file = how?;
+                let flags = rustix::fs::fcntl_getfl(&file)?;
+                rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+                Ok(file)
+            }
         }
     }
 }
@@ -72,6 +88,20 @@ pub struct Manner {
     pub complain: bool,
 }
 
+/// What became of lines; several sinks, one after the other, may have the same.
+#[derive(Debug, Default)]
+pub struct Counts {
+    written: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Counts {
+    /// Lines written, and lines given up.
+    pub fn read(&self) -> (u64, u64) {
+        (self.written.load(Ordering::Relaxed), self.dropped.load(Ordering::Relaxed))
+    }
+}
+
 /// A sink; what is in it is still written after it is dropped.
 pub struct Sink {
     shared: Arc<Shared>,
@@ -82,8 +112,7 @@ struct Shared {
     name: String,
     manner: Manner,
     buffers: [Mutex<Vec<u8>>; BUFFERS],
-    written: AtomicU64,
-    dropped: AtomicU64,
+    counts: Arc<Counts>,
     /// The writer sleeps until it is woken.
     idle: AtomicBool,
     /// The sink is gone.
@@ -110,17 +139,16 @@ thread_local! {
 }
 
 impl Sink {
-    /// Writes to `file`, which is called `name`.
+    /// Writes to `file`, which is called `name`, and goes on with these counts.
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn new(name: String, file: File, manner: Manner) -> io::Result<Sink> {
+    pub fn new(name: String, file: File, manner: Manner, counts: Arc<Counts>) -> io::Result<Sink> {
         let shared = Arc::new(Shared {
             name,
             manner,
             buffers: Default::default(),
-            written: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
+            counts,
             idle: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             next: Mutex::default(),
@@ -146,7 +174,8 @@ impl Sink {
         write(&mut buffer);
         let after = buffer.len();
         drop(buffer);
-        let filling = before < room / 2 && after >= room / 2;
+        let eager = EAGER.min(room / 2);
+        let filling = before < eager && after >= eager;
         // The lock that was held orders this after the writer's last look into the buffer.
         if filling || (shared.idle.load(Ordering::Relaxed) && shared.idle.swap(false, Ordering::Relaxed)) {
             self.writer.unpark();
@@ -160,7 +189,7 @@ impl Sink {
 
     /// Lines written, and lines given up.
     pub fn counts(&self) -> (u64, u64) {
-        (self.shared.written.load(Ordering::Relaxed), self.shared.dropped.load(Ordering::Relaxed))
+        self.shared.counts.read()
     }
 
     /// From now on writes to this file. What came before goes to the one before.
@@ -197,7 +226,7 @@ impl Drop for Sink {
 
 impl Shared {
     fn lose(&self, lines: u64, why: &str) {
-        let dropped = self.dropped.fetch_add(lines, Ordering::Relaxed) + lines;
+        let dropped = self.counts.dropped.fetch_add(lines, Ordering::Relaxed) + lines;
         if !self.manner.complain {
             return;
         }
@@ -259,8 +288,8 @@ fn serve(shared: &Shared, mut out: Out) {
 /// What is written to.
 struct Out {
     file: File,
-    /// Other processes may write to it too, and it takes only so much in one piece.
-    is_pipe: bool,
+    /// Others may write to it too, and it takes only so much in one piece: a pipe, or a stream socket (the journal's).
+    is_shared: bool,
     /// The last line there has no end.
     torn: bool,
     /// Lines lost since anything was written.
@@ -269,8 +298,9 @@ struct Out {
 
 impl Out {
     fn new(file: File) -> Out {
-        let is_pipe = file.metadata().is_ok_and(|file| file.file_type().is_fifo());
-        Out { file, is_pipe, torn: false, lost: 0 }
+        let kind = file.metadata().map(|file| file.file_type());
+        let is_shared = kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket());
+        Out { file, is_shared, torn: false, lost: 0 }
     }
 
     /// Writes whole lines.
@@ -278,18 +308,16 @@ impl Out {
         while !lines.is_empty() {
             let (piece, rest) = lines.split_at(self.piece(lines));
             if let Err(e) = self.write_piece(piece, shared) {
-                let lost = count(lines);
-                self.lost += lost;
-                return shared.lose(lost, &e.to_string());
+                return shared.lose(count(lines), &e.to_string());
             }
-            shared.written.fetch_add(count(piece), Ordering::Relaxed);
+            shared.counts.written.fetch_add(count(piece), Ordering::Relaxed);
             lines = rest;
         }
     }
 
     /// How much of these lines goes out together.
     fn piece(&self, lines: &[u8]) -> usize {
-        if !self.is_pipe || lines.len() <= WHOLE {
+        if !self.is_shared || lines.len() <= WHOLE {
             return lines.len();
         }
         let end = memchr::memrchr(b'\n', &lines[..WHOLE]).or_else(|| memchr::memchr(b'\n', lines));
@@ -302,9 +330,10 @@ impl Out {
             self.file.write_all(b"\n")?;
             self.torn = false;
         }
-        let lost = if shared.manner.complain { 0 } else { shared.dropped.load(Ordering::Relaxed) };
+        let lost = if shared.manner.complain { 0 } else { shared.counts.read().1 };
         if lost > self.lost {
-            writeln!(self.file, "{} lines of this log are lost", lost - self.lost)?;
+            let said = format!("{} lines of this log are lost\n", lost - self.lost);
+            self.file.write_all(said.as_bytes())?;
             self.lost = lost;
         }
         while !piece.is_empty() {
@@ -315,6 +344,10 @@ impl Out {
                     piece = &piece[written..];
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Whoever started the process has made it so; the reader may only be slow.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None)?;
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -338,7 +371,7 @@ mod tests {
     const MANNER: Manner = Manner { room: 64 << 10, gather: Duration::from_millis(1), complain: true };
 
     fn sink(file: &File, manner: Manner) -> Sink {
-        Sink::new("test".to_owned(), file.try_clone().unwrap(), manner).unwrap()
+        Sink::new("test".to_owned(), file.try_clone().unwrap(), manner, Arc::default()).unwrap()
     }
 
     fn put(sink: &Sink, text: &str) {
@@ -412,6 +445,45 @@ mod tests {
         let said = text.lines().filter_map(|l| l.strip_suffix(" lines of this log are lost"));
         assert_eq!(said.map(|n| n.parse::<u64>().unwrap()).sum::<u64>(), dropped);
         assert!(text.ends_with("after\n"));
+    }
+
+    /// As systemd makes standard error, and as supervisors that do not block do.
+    #[test]
+    fn lines_are_whole_on_a_stream_socket_that_others_write_to_and_that_does_not_block() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(ours));
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            let (mut theirs, mut some) = (theirs, [0; 1024]);
+            loop {
+                match theirs.read(&mut some).unwrap() {
+                    0 => return text,
+                    read => text += std::str::from_utf8(&some[..read]).unwrap(),
+                }
+            }
+        });
+        let sinks = [(); 2].map(|()| sink(&file, Manner { room: 64 << 20, ..MANNER }));
+        drop(file);
+        thread::scope(|scope| {
+            for (name, sink) in ["a", "b"].into_iter().zip(&sinks) {
+                scope.spawn(move || (0..5_000).for_each(|_| put(sink, &name.repeat(300))));
+            }
+        });
+        assert!(sinks.iter().all(|sink| sink.flush(Duration::from_secs(20))));
+        drop(sinks);
+        let text = reading.join().unwrap();
+        let whole = |line: &str| line == "a".repeat(300) || line == "b".repeat(300);
+        assert_eq!(text.lines().filter(|line| whole(line)).count(), 10_000);
+    }
+
+    #[test]
+    fn a_named_pipe_that_nobody_reads_is_an_error_not_a_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let error = Destination::File(path).open().unwrap_err();
+        assert!(error.to_string().contains("No such device or address"), "{error}");
     }
 
     #[test]

@@ -75,9 +75,15 @@ impl Recording {
 }
 
 /// Sends the spans of an exchange that is over.
-pub fn send(tracing: &Tracing, context: &Context, recording: &Recording, exchange: &Exchange<'_>) {
+pub fn send(
+    tracing: &Tracing,
+    secrets: &Secrets,
+    context: &Context,
+    recording: &Recording,
+    exchange: &Exchange<'_>,
+) {
     let ended = SystemTime::now();
-    let request = Spans { context, recording, exchange };
+    let request = Spans { secrets, context, recording, exchange };
     for (number, attempt) in recording.attempts.iter().enumerate() {
         tracing.exporter.send(request.attempt(number, attempt, ended));
     }
@@ -85,6 +91,7 @@ pub fn send(tracing: &Tracing, context: &Context, recording: &Recording, exchang
 }
 
 struct Spans<'a> {
+    secrets: &'a Secrets,
     context: &'a Context,
     recording: &'a Recording,
     exchange: &'a Exchange<'a>,
@@ -98,7 +105,7 @@ impl Spans<'_> {
         let mut attributes = vec![
             KeyValue::new("http.request.method", method.clone()),
             KeyValue::new("url.scheme", "http"),
-            KeyValue::new("url.path", lossy(x.path)),
+            KeyValue::new("url.path", lossy(&self.secrets.path(x.path))),
             KeyValue::new("http.response.status_code", i64::from(x.status)),
             KeyValue::new("network.protocol.name", "http"),
             KeyValue::new("portcullis.request_id", lossy(x.request_id)),
@@ -109,7 +116,7 @@ impl Spans<'_> {
             }
         };
         let mut query = Vec::new();
-        Secrets::default().write_query(x.query, &mut query);
+        self.secrets.write_query(x.query, &mut query);
         add("url.query", lossy(&query));
         add("network.protocol.version", x.version.trim_start_matches("HTTP/").to_owned());
         add("client.address", x.client.map(|client| client.to_string()).unwrap_or_default());
@@ -126,6 +133,10 @@ impl Spans<'_> {
         } else {
             Status::Unset // a client's mistake is none of a server's span (semantic conventions, HTTP server)
         };
+        if method == OTHER {
+            attributes.push(KeyValue::new("http.request.method_original", lossy(x.method.as_bytes())));
+        }
+        let method = if method == OTHER { "HTTP".to_owned() } else { method };
         let name = route.map_or_else(|| method.clone(), |route| format!("{method} {route}"));
         let parent = self.context.parent;
         SpanData {
@@ -152,6 +163,7 @@ impl Spans<'_> {
             KeyValue::new("network.peer.address", attempt.target.ip().to_string()),
             KeyValue::new("network.peer.port", i64::from(attempt.target.port())),
         ];
+        attributes.push(KeyValue::new("url.full", self.url_of(attempt)));
         if number > 0 {
             attributes.push(KeyValue::new("http.request.resend_count", number as i64));
         }
@@ -166,8 +178,27 @@ impl Spans<'_> {
         let ended = attempt.ended.unwrap_or(ended);
         SpanData {
             parent_span_id: SpanId::from_bytes(self.recording.span.to_be_bytes()),
-            ..self.span(attempt.span, SpanKind::Client, method, attempt.started, ended, attributes, status)
+            ..self.span(
+                attempt.span,
+                SpanKind::Client,
+                if method == OTHER { "HTTP".to_owned() } else { method },
+                attempt.started,
+                ended,
+                attributes,
+                status,
+            )
         }
+    }
+
+    /// What was asked of the target: as it came in, for what a rewrite makes of it is not kept.
+    fn url_of(&self, attempt: &Attempt) -> String {
+        let mut url = format!("http://{}", attempt.target).into_bytes();
+        url.extend_from_slice(&self.secrets.path(self.exchange.path));
+        if !self.exchange.query.is_empty() {
+            url.push(b'?');
+            self.secrets.write_query(self.exchange.query, &mut url);
+        }
+        lossy(&url)
     }
 
     #[allow(clippy::too_many_arguments)] // those of the record that it fills
@@ -206,10 +237,13 @@ impl Spans<'_> {
     }
 }
 
+/// What a method that is not known is called.
+const OTHER: &str = "_OTHER";
+
 /// A method that is not known is `_OTHER`, so that clients cannot make names of spans.
 fn method(method: &str) -> String {
     const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    if KNOWN.contains(&method) { method } else { "_OTHER" }.to_owned()
+    if KNOWN.contains(&method) { method } else { OTHER }.to_owned()
 }
 
 fn error_type(x: &Exchange<'_>) -> String {

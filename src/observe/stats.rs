@@ -113,11 +113,13 @@ impl RouteStats {
         }
     }
 
-    /// Counts an exchange that is over.
-    pub fn count(&self, status: u16, duration: Duration) {
+    /// Counts an exchange that is over; one that never began has no duration.
+    pub fn count(&self, status: u16, duration: Option<Duration>) {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
         self.codes[class].fetch_add(1, Relaxed);
-        self.durations.observe(duration);
+        if let Some(duration) = duration {
+            self.durations.observe(duration);
+        }
     }
 
     /// Counts a refusal.
@@ -304,7 +306,7 @@ mod tests {
     fn classes_of_statuses() {
         let stats = RouteStats::new("a");
         for status in [101, 200, 204, 301, 404, 499, 503, 999, 0] {
-            stats.count(status, Duration::ZERO);
+            stats.count(status, None);
         }
         assert_eq!(stats.codes(), [2, 2, 1, 2, 2]);
     }

@@ -86,6 +86,7 @@ pub(super) fn connected(ctx: &mut Ctx, reused: bool) {
 /// The head of the final response is there.
 pub(super) fn answered(ctx: &mut Ctx, status: u16) {
     ctx.answered = true;
+    ctx.status = Some(status);
     took(ctx);
     if let Some(recording) = &mut ctx.recording {
         recording.answered(status);

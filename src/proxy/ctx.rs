@@ -1,5 +1,6 @@
 //! What is known of one exchange, from its first byte to its log line.
 
+use super::record::Left;
 use crate::base::decimal::hex_128;
 use crate::error::Reject;
 use crate::gateway::{Action, Gateway, Route, Rules};
@@ -9,6 +10,7 @@ use crate::router::RouteId;
 use crate::upstream::peer::{Busy, Target};
 use crate::upstream::Upstream;
 use crate::wire::conn::Conn;
+use crate::wire::trail::Trail;
 use http::HeaderValue;
 use pingora::protocols::http::ServerSession;
 use pingora_proxy::Session;
@@ -60,8 +62,16 @@ pub struct Ctx {
     pub trace: Context,
     /// What becomes of it in spans, if it is recorded.
     pub recording: Option<Box<Recording>>,
+    /// The status of that.
+    pub status: Option<u16>,
+    /// Content of the answer that has passed.
+    pub sent: u64,
     /// Why the gateway itself answered.
     pub reject: Option<Reject>,
+    /// Where what is known of it stays if it ends without having been told of.
+    pub trail: Option<Arc<Trail>>,
+    /// It has been told of.
+    pub told: bool,
 }
 
 impl Ctx {
@@ -91,7 +101,11 @@ impl Ctx {
             answered: false,
             trace: Context { trace_id: number, parent: None, sampled: false },
             recording: None,
+            status: None,
+            sent: 0,
             reject: None,
+            trail: None,
+            told: false,
         }
     }
 
@@ -120,6 +134,9 @@ impl Drop for Ctx {
     fn drop(&mut self) {
         if let Some(route) = self.route() {
             route.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(trail) = self.trail.take().filter(|_| !self.told) {
+            trail.leave(Box::new(Left::of(self)));
         }
     }
 }

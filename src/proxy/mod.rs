@@ -112,10 +112,11 @@ impl ProxyHttp for Proxy {
     fn response_body_filter(
         &self,
         session: &mut Session,
-        _: &mut Option<Bytes>,
+        part: &mut Option<Bytes>,
         end: bool,
-        _: &mut Ctx,
+        ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
+        ctx.sent += part.as_ref().map_or(0, |part| part.len() as u64);
         response::body(session, end);
         Ok(None)
     }
@@ -140,6 +141,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
+        ctx.told = true;
         record::finish(self, session, e, ctx);
     }
 

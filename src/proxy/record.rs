@@ -5,20 +5,30 @@ use super::failure;
 use super::request::target;
 use super::Proxy;
 use crate::error::Reject;
+use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
 use crate::observe::exchange::{unix_millis, Exchange};
+use crate::observe::mask::Secrets;
 use crate::observe::spans;
+use crate::observe::spans::Recording;
 use crate::observe::stats::RouteStats;
 use crate::observe::status::Refusal;
+use crate::observe::trace::Context;
 use crate::observe::Observed;
-use http::{header, Version};
+use crate::router::RouteId;
+use crate::upstream::Upstream;
+use http::{header, HeaderValue, Version};
 use pingora::Error;
 use pingora_proxy::Session;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Tells of an exchange that a session had.
 pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &Ctx) {
     if let Some(conn) = conn(session) {
-        conn.note_record();
+        conn.trail().told();
         if conn.is_own() {
             return; // the gateway asked itself whether it lives
         }
@@ -30,8 +40,8 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
     let status = status.or(refused.map(|(status, _)| status)).unwrap_or(499);
     let duration = ctx.started.elapsed();
     let stats = ctx.route().map_or(&proxy.observed.totals.unrouted, |route| &route.stats);
-    stats.count(status, duration);
-    proxy.observed.totals.count(refused.is_some_and(|(status, _)| status >= 500));
+    stats.count(status, Some(duration));
+    proxy.observed.totals.count(ctx.reject.as_ref().is_some_and(is_fault));
     let log = &ctx.gateway.access_log;
     let request = session.req_header();
     let (path, query) = target(request);
@@ -40,7 +50,7 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
             reason: reason.to_owned(),
             status,
             method: request.method.to_string(),
-            path: path.to_owned(),
+            path: String::from_utf8_lossy(&log.secrets().path(path.as_bytes())).into_owned(),
             request_id: String::from_utf8_lossy(ctx.id.as_bytes()).into_owned(),
             ..Refusal::default()
         });
@@ -80,30 +90,148 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
     };
     log.write(&exchange);
     if let (Some(recording), Some(tracing)) = (&ctx.recording, &ctx.gateway.tracing) {
-        spans::send(tracing, &ctx.trace, recording, &exchange);
+        spans::send(tracing, log.secrets(), &ctx.trace, recording, &exchange);
     }
 }
 
-/// Tells of a request that never became a session, or whose session ended without a word. `line` is the request line as
-/// far as it came.
+/// What is known of an exchange that ended without the engine's saying so: the process ended, or a fault of ours.
+pub struct Left {
+    gateway: Arc<Gateway>,
+    route: Option<RouteId>,
+    id: HeaderValue,
+    trace: Context,
+    recording: Option<Box<Recording>>,
+    client: Option<IpAddr>,
+    upstream: Option<Arc<Upstream>>,
+    target: Option<SocketAddr>,
+    attempts: usize,
+    reused: bool,
+    upstream_took: Option<Duration>,
+    started: Instant,
+    status: Option<u16>,
+    received: u64,
+    sent: u64,
+}
+
+impl Left {
+    /// Of an exchange that ends now.
+    pub(super) fn of(ctx: &mut Ctx) -> Left {
+        Left {
+            gateway: Arc::clone(&ctx.gateway),
+            route: ctx.route,
+            id: ctx.id.clone(),
+            trace: ctx.trace,
+            recording: ctx.recording.take(),
+            client: ctx.client,
+            upstream: ctx.upstream.take(),
+            target: ctx.target.as_ref().map(|target| target.address),
+            attempts: ctx.attempts,
+            reused: ctx.reused,
+            upstream_took: ctx.upstream_took,
+            started: ctx.started,
+            status: ctx.status,
+            received: ctx.body_received,
+            sent: ctx.sent,
+        }
+    }
+
+    /// Tells of it. `line` is its request line.
+    pub fn tell(&self, observed: &Observed, reject: &Reject, line: &[u8]) {
+        let (usual, reason) = failure::code(reject);
+        let status = self.status.unwrap_or(usual);
+        let route = self.route.map(|id| self.gateway.route(id));
+        let stats = route.map_or(&observed.totals.unrouted, |route| &route.stats);
+        let duration = self.started.elapsed();
+        stats.count(status, Some(duration));
+        observed.totals.count(is_fault(reject));
+        let line = Line::read(line);
+        let log = &self.gateway.access_log;
+        refuse(observed, stats, reject, || line.refusal(status, reason, self.id.as_bytes(), log.secrets()));
+        let exchange = Exchange {
+            request_id: self.id.as_bytes(),
+            trace_id: self.trace.trace_id,
+            client: self.client,
+            method: line.method,
+            path: line.path,
+            query: line.query,
+            status,
+            bytes_in: self.received,
+            bytes_out: self.sent,
+            duration,
+            upstream_duration: self.upstream_took,
+            route: route.map(|route| &route.stats.name),
+            upstream: self.upstream.as_ref().map(|upstream| &upstream.stats().name),
+            target: self.target,
+            attempts: self.attempts,
+            reused: self.reused,
+            error: Some(reason),
+            ..Exchange::default()
+        };
+        log.write(&exchange);
+        if let (Some(recording), Some(tracing)) = (&self.recording, &self.gateway.tracing) {
+            spans::send(tracing, log.secrets(), &self.trace, recording, &exchange);
+        }
+    }
+}
+
+/// What of a request line can be told: nothing of what may be anything else, such as a field or a piece of a body.
+#[derive(Default)]
+struct Line<'a> {
+    method: &'a str,
+    path: &'a [u8],
+    query: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    fn read(line: &'a [u8]) -> Line<'a> {
+        let mut words = line.split(|b| *b == b' ');
+        let (Some(method), Some(target)) = (words.next(), words.next()) else { return Line::default() };
+        // RFC 9110 §9.1; no method in use has anything but letters and hyphens.
+        let sound = (1..=32).contains(&method.len())
+            && method.iter().all(|b| b.is_ascii_uppercase() || *b == b'-' || *b == b'_');
+        let Some(method) = std::str::from_utf8(method).ok().filter(|_| sound) else { return Line::default() };
+        let Some(target) = origin_form(target) else { return Line::default() };
+        let end = memchr::memchr(b'?', target).unwrap_or(target.len());
+        Line { method, path: &target[..end], query: target.get(end + 1..).unwrap_or_default() }
+    }
+
+    fn refusal(&self, status: u16, reason: &str, id: &[u8], secrets: &Secrets) -> Refusal {
+        Refusal {
+            reason: reason.to_owned(),
+            status,
+            method: self.method.to_owned(),
+            path: String::from_utf8_lossy(&secrets.path(self.path)).into_owned(),
+            request_id: String::from_utf8_lossy(id).into_owned(),
+            ..Refusal::default()
+        }
+    }
+}
+
+/// The target from its path on: an absolute one may have a password before its host.
+fn origin_form(target: &[u8]) -> Option<&[u8]> {
+    if target == b"*" || target.first() == Some(&b'/') {
+        return Some(target);
+    }
+    let is_url = |scheme: &[u8]| target.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme));
+    let scheme = [&b"http://"[..], b"https://"].into_iter().find(|scheme| is_url(scheme))?;
+    let rest = &target[scheme.len()..];
+    memchr::memchr(b'/', rest).map(|path| &rest[path..])
+}
+
+/// The gateway's own failure, which says something of how it serves; that it had no room, or was stopped, does not.
+fn is_fault(reject: &Reject) -> bool {
+    !matches!(reject, Reject::TooManyConnections | Reject::CutOff) && failure::code(reject).0 >= 500
+}
+
+/// Tells of a request that never became a session. `line` is the request line as far as it came.
 pub fn unheard(observed: &Observed, log: &AccessLog, reject: &Reject, line: &[u8], known: Exchange<'_>) {
     let (status, reason) = failure::code(reject);
-    observed.totals.unrouted.count(status, known.duration);
-    observed.totals.count(status >= 500);
-    let mut words = line.split(|b| *b == b' ');
-    let method = words.next().and_then(|method| std::str::from_utf8(method).ok()).unwrap_or_default();
-    let method = if method.len() <= 32 && method.bytes().all(|b| b.is_ascii_graphic()) { method } else { "" };
-    let target = words.next().unwrap_or_default();
-    let end = memchr::memchr(b'?', target).unwrap_or(target.len());
-    let (path, query) = (&target[..end], target.get(end + 1..).unwrap_or_default());
-    refuse(observed, &observed.totals.unrouted, reject, || Refusal {
-        reason: reason.to_owned(),
-        status,
-        method: method.to_owned(),
-        path: String::from_utf8_lossy(path).into_owned(),
-        request_id: String::from_utf8_lossy(known.request_id).into_owned(),
-        ..Refusal::default()
-    });
+    let read = !matches!(reject, Reject::TooManyConnections | Reject::TooManyFromAddress);
+    observed.totals.unrouted.count(status, read.then_some(known.duration));
+    observed.totals.count(is_fault(reject));
+    let line = Line::read(line);
+    let stats = &observed.totals.unrouted;
+    refuse(observed, stats, reject, || line.refusal(status, reason, known.request_id, log.secrets()));
     if log.is_off() {
         let id = String::from_utf8_lossy(known.request_id);
         match known.client {
@@ -111,6 +239,7 @@ pub fn unheard(observed: &Observed, log: &AccessLog, reject: &Reject, line: &[u8
             None => log::info!("{id} -> {status} {reason}"),
         }
     }
+    let Line { method, path, query } = line;
     log.write(&Exchange { method, path, query, status, error: Some(reason), ..known });
 }
 
@@ -123,5 +252,35 @@ fn refuse(observed: &Observed, stats: &RouteStats, reject: &Reject, tell: impl F
     if observed.journal.wants_refusal() {
         let route = stats.name.plain.to_string();
         observed.journal.refusal(Refusal { time_ms: unix_millis(), route, ..tell() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(line: &str) -> String {
+        let Line { method, path, query } = Line::read(line.as_bytes());
+        format!("{method} {} {}", String::from_utf8_lossy(path), String::from_utf8_lossy(query))
+    }
+
+    #[test]
+    fn a_request_line_is_told_and_nothing_that_only_stands_in_its_place() {
+        assert_eq!(told("GET /a?b=c HTTP/1.1"), "GET /a b=c");
+        assert_eq!(told("OPTIONS * HTTP/1.1"), "OPTIONS * ");
+        assert_eq!(told("GET http://me:geheim@h/x?y HTTP/1.1"), "GET /x y");
+        for other in [
+            "",
+            "Cookie: sid=geheim; b=c",
+            "X-Api-Key: geheim",
+            "password=geheim&u=1",
+            "password=geheim /x",
+            "GET geheim",
+            "GET http://geheim",
+            "AUTHORIZATION: geheim",
+            "\u{1}GET /geheim",
+        ] {
+            assert_eq!(told(other), "  ", "{other}");
+        }
     }
 }

@@ -101,7 +101,9 @@ pub(super) fn host_as_sent(request: &RequestHeader) -> Cow<'_, str> {
 
 /// Who asks, and under which id.
 fn identify(session: &Session, ctx: &mut Ctx) {
-    let Some(peer) = conn(session).and_then(|c| c.peer) else { return };
+    let Some(conn) = conn(session) else { return };
+    ctx.trail = Some(Arc::clone(conn.trail()));
+    let Some(peer) = conn.peer else { return };
     ctx.peer_trusted = ctx.gateway.trusted.contains(peer);
     if !ctx.peer_trusted {
         ctx.client = Some(peer.to_canonical());

@@ -5,9 +5,11 @@ use crate::error::Reject;
 use crate::gateway::Limits;
 use crate::observe::exchange::Exchange;
 use crate::proxy::ctx::new_id;
+use crate::proxy::record::Left;
 use crate::proxy::{failure, record, Proxy};
 use crate::wire::conn::{Conn, NoHead, Pace};
 use crate::wire::socket::Socket;
+use crate::wire::trail::Trail;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::Stream;
@@ -15,7 +17,7 @@ use pingora_proxy::HttpProxy;
 use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{watch, Notify};
 use tokio::time::Instant;
@@ -181,7 +183,7 @@ pub async fn serve(
     if itself {
         conn.set_own();
     }
-    let records = conn.records();
+    let trail = Arc::clone(conn.trail());
     let mut served = 0;
     loop {
         if !conn.wait_for_request(limits.idle_timeout).await {
@@ -191,21 +193,15 @@ pub async fn serve(
         limits = shared.gateway.load().limits;
         conn.set_pace(pace(&limits));
         let _in_flight = InFlight::new(&shared.counters);
+        let began = Instant::now();
         let head = match conn.read_head(&limits.head, limits.header_timeout).await {
             Ok((_, head)) => head,
-            Err(no_head) => return refuse(*conn, &shared, no_head).await,
+            Err(no_head) => return refuse(*conn, &shared, no_head, began).await,
         };
         served += 1;
         let line = &head[..head.len().min(LINE)];
         let line = &line[..memchr::memchr(b'\r', line).unwrap_or(line.len())];
-        let _told = Told {
-            shared: &shared,
-            records: &records,
-            served,
-            peer,
-            line: line.into(),
-            began: Instant::now(),
-        };
+        let _told = Told { shared: &shared, trail: &trail, served, peer, line: line.into(), began };
         let mut session = ServerSession::new_http1(conn);
         session.set_pipelined_prefix(head);
         session.set_read_timeout(None); // `Conn` has the clocks
@@ -238,7 +234,7 @@ fn own(stream: Stream) -> Option<Box<Conn>> {
 /// the engine refuses after all), it is told of here.
 struct Told<'a> {
     shared: &'a Shared,
-    records: &'a AtomicU64,
+    trail: &'a Trail,
     served: u32,
     peer: Option<IpAddr>,
     line: SmallVec<[u8; 128]>,
@@ -247,7 +243,7 @@ struct Told<'a> {
 
 impl Drop for Told<'_> {
     fn drop(&mut self) {
-        if self.records.load(Ordering::Relaxed) >= u64::from(self.served) {
+        if self.trail.count() >= u64::from(self.served) {
             return;
         }
         let reject = if std::thread::panicking() {
@@ -257,12 +253,15 @@ impl Drop for Told<'_> {
         } else {
             Reject::Malformed
         };
+        if let Some(left) = self.trail.take::<Left>() {
+            return left.tell(&self.shared.observed, &reject, &self.line);
+        }
         let known = Exchange { duration: self.began.elapsed(), ..Exchange::default() };
         tell(self.shared, &reject, new_id().as_bytes(), self.peer, &self.line, known);
     }
 }
 
-async fn refuse(conn: Conn, shared: &Shared, no_head: NoHead) {
+async fn refuse(conn: Conn, shared: &Shared, no_head: NoHead, began: Instant) {
     let reject = match no_head {
         NoHead::Closed => return,
         NoHead::BrokenOff => Reject::ClientGone,
@@ -270,10 +269,13 @@ async fn refuse(conn: Conn, shared: &Shared, no_head: NoHead) {
         NoHead::Refused(error) => Reject::Head(error),
     };
     let id = new_id();
-    let line = conn.request_line(LINE);
-    tell(shared, &reject, id.as_bytes(), conn.peer, line, Exchange::default());
-    if reject != Reject::ClientGone {
-        let answer = failure::raw_answer(&reject, id.to_str().unwrap_or_default());
+    let answer = failure::raw_answer(&reject, id.to_str().unwrap_or_default());
+    let body = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(0, |end| answer.len() - end - 4);
+    let heard = reject != Reject::ClientGone;
+    let bytes_out = if heard { body as u64 } else { 0 };
+    let known = Exchange { duration: began.elapsed(), bytes_out, ..Exchange::default() };
+    tell(shared, &reject, id.as_bytes(), conn.peer, conn.request_line(LINE), known);
+    if heard {
         conn.answer_and_close(&answer).await;
     }
 }

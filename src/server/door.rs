@@ -2,9 +2,9 @@
 //!
 //! It outlives them. It opens before there is anything to serve and stays open while the process drains or leaves, so that
 //! whoever asks for its health is told; it shuts when a successor answers in its place. It has its own few connections, which
-//! no limit of the clients' counts, no log names and no drain waits for.
+//! no limit of the clients' counts, no log names and no drain waits for. Nobody has to wait behind others there.
 
-use super::listen::Acceptor;
+use super::listen::{Acceptor, Listeners};
 use super::sockets::{self, Bound, Passed};
 use super::StartError;
 use crate::admin::Admin;
@@ -14,18 +14,24 @@ use crate::wire::head::HeadLimits;
 use crate::wire::linger::Farewell;
 use log::{error, info, warn};
 use pingora::protocols::http::ServerSession;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 
-/// How many may look at once.
-const MOST: usize = 64;
-/// For a request's head, and for each byte of an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How many may look at once: beyond it the one that came first has to go, so that a crowd keeps no probe waiting.
+const MOST: usize = 128;
+/// For a request's head: whoever asks has it ready.
+const HEAD_TIME: Duration = Duration::from_secs(2);
+/// For an answer that has an end, the time included that its reader takes.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// For an answer that is under way when the door is shut.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
 const HEAD: HeadLimits = HeadLimits { target: 2 << 10, size: 16 << 10, fields: 100 };
 
@@ -40,8 +46,11 @@ pub(super) struct Door {
 struct State {
     bound: Option<Bound>,
     open: bool,
-    task: Option<JoinHandle<()>>,
+    task: Option<Task>,
 }
+
+/// What accepts, until it is told to end; then it lets what is under way end too.
+struct Task(watch::Sender<bool>);
 
 /// Another address, bound and not yet accepted from; or none any more.
 pub(super) struct Change(Option<Option<Bound>>);
@@ -70,9 +79,7 @@ impl Door {
     pub(super) fn shut(&self) {
         let mut state = self.state();
         state.open = false;
-        if let Some(task) = state.task.take() {
-            task.abort();
-        }
+        state.end_task();
     }
 
     /// Shuts it, and lets go of the socket, which is another process's.
@@ -81,31 +88,46 @@ impl Door {
         self.state().bound = None;
     }
 
-    /// Binds the address of a new configuration, if it is another one.
+    /// Gets a socket for the address of a new configuration, if it is another one.
     ///
     /// # Errors
-    /// Why it cannot be bound.
-    pub(super) fn prepare(&self, at: Option<&Bind>) -> Result<Change, StartError> {
-        let state = self.state();
-        let now = state.bound.as_ref().map(|bound| &bound.at);
-        if now == at {
+    /// Why there is none.
+    pub(super) fn prepare(&self, at: Option<&Bind>, listeners: &Listeners) -> Result<Change, StartError> {
+        if self.at().as_ref() == at {
             return Ok(Change(None));
         }
-        at.map(Bound::bind).transpose().map(|bound| Change(Some(bound)))
+        at.map(|at| listeners.socket_for_admin(at)).transpose().map(|bound| Change(Some(bound)))
+    }
+
+    /// Gives up a change.
+    pub(super) fn revoke(&self, change: Change, listeners: &Listeners) {
+        if let Change(Some(Some(bound))) = change {
+            listeners.take_back(bound);
+        }
     }
 
     /// Moves there.
-    pub(super) fn commit(&self, change: Change) {
+    pub(super) fn commit(&self, change: Change, listeners: &Listeners) {
         let Change(Some(bound)) = change else { return };
         let mut state = self.state();
-        if let Some(task) = state.task.take() {
-            task.abort();
-        }
+        state.end_task();
         if let Some(before) = std::mem::replace(&mut state.bound, bound) {
             info!("admin: no longer at {}", before.name());
-            before.remove_file();
+            listeners.take_back(before);
         }
         self.accept(&mut state);
+    }
+
+    /// Where it is, as configured.
+    fn at(&self) -> Option<Bind> {
+        self.state().bound.as_ref().map(|bound| bound.at.clone())
+    }
+
+    /// Where it is in fact, with the port that the kernel chose.
+    pub(super) fn whereabouts(&self) -> Option<Bind> {
+        let state = self.state();
+        let bound = state.bound.as_ref()?;
+        Some(bound.address().map_or_else(|| bound.at.clone(), Bind::Tcp))
     }
 
     /// Another descriptor of its socket, for a successor.
@@ -127,7 +149,9 @@ impl Door {
         match Acceptor::new(bound) {
             Ok(acceptor) => {
                 info!("admin at {}", bound.name());
-                state.task = Some(runtime.spawn(serve(acceptor, Arc::clone(&self.admin))));
+                let end = watch::Sender::new(false);
+                runtime.spawn(serve(acceptor, Arc::clone(&self.admin), end.subscribe()));
+                state.task = Some(Task(end));
             }
             Err(e) => error!("admin: {} cannot be used: {e}", bound.name()),
         }
@@ -138,20 +162,37 @@ impl Door {
     }
 }
 
-/// Accepts for ever. What it has accepted ends with it.
-async fn serve(acceptor: Acceptor, admin: Arc<Admin>) {
-    let room = Arc::new(Semaphore::new(MOST));
+impl State {
+    fn end_task(&mut self) {
+        if let Some(Task(end)) = self.task.take() {
+            end.send_replace(true);
+        }
+    }
+}
+
+/// Accepts until it is told to end, and then lets those go who have been let in.
+async fn serve(acceptor: Acceptor, admin: Arc<Admin>, mut end: watch::Receiver<bool>) {
     let farewell = Arc::<Farewell>::default();
-    let mut open = JoinSet::new();
+    let mut inside = JoinSet::new();
+    let mut seats: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        while open.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return }; // it is never closed
-        match acceptor.accept().await {
+        let accepted = tokio::select! {
+            accepted = acceptor.accept() => accepted,
+            _ = end.wait_for(|end| *end) => break,
+        };
+        while inside.try_join_next().is_some() {}
+        match accepted {
             Ok((socket, peer)) => {
-                let pace = Pace { write: PATIENCE, body_rate: 240, body_grace: Limits::BODY_GRACE };
-                let place: Arc<dyn Send + Sync> = Arc::new(place);
-                let conn = Conn::new(socket, peer, acceptor.port(), pace, Arc::clone(&farewell), place);
-                open.spawn(answer(Box::new(conn), Arc::clone(&admin)));
+                if seats.len() >= MOST {
+                    seats.retain(|seat| !seat.is_finished());
+                }
+                if seats.len() >= MOST {
+                    seats.pop_front().iter().for_each(AbortHandle::abort);
+                }
+                let pace = Pace { write: ANSWER_TIME, body_rate: 240, body_grace: Limits::BODY_GRACE };
+                let conn =
+                    Conn::new(socket, peer, acceptor.port(), pace, Arc::clone(&farewell), Arc::new(()));
+                seats.push_back(inside.spawn(answer(Box::new(conn), Arc::clone(&admin), end.clone())));
             }
             Err(e) => {
                 warn!("admin: cannot accept: {e}");
@@ -159,24 +200,26 @@ async fn serve(acceptor: Acceptor, admin: Arc<Admin>) {
             }
         }
     }
+    drop(acceptor);
+    let _ = timeout(LAST_WORDS, async { while inside.join_next().await.is_some() {} }).await;
 }
 
-async fn answer(mut conn: Box<Conn>, admin: Arc<Admin>) {
-    if !conn.wait_for_request(PATIENCE).await {
+async fn answer(mut conn: Box<Conn>, admin: Arc<Admin>, end: watch::Receiver<bool>) {
+    if !conn.wait_for_request(HEAD_TIME).await {
         return;
     }
-    match conn.read_head(&HEAD, PATIENCE).await {
+    match conn.read_head(&HEAD, HEAD_TIME).await {
         Ok((_, head)) => {
             let mut session = ServerSession::new_http1(conn);
             session.set_pipelined_prefix(head);
             session.set_read_timeout(None); // `Conn` has the clocks
-            admin.answer(session).await;
+            admin.answer(session, ANSWER_TIME, end).await;
         }
         Err(_) => {
             conn.answer_and_close(
                 b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
             )
-            .await
+            .await;
         }
     }
 }

@@ -210,6 +210,7 @@ impl Course {
             return true;
         }
         self.birth.listeners.open_up();
+        self.birth.desk.stand(self.standing());
         self.birth.listeners.keep_sockets();
         self.be_the_service();
         self.note("start", true, format!("version {VERSION}, process {}", std::process::id()));

@@ -110,11 +110,11 @@ impl Listeners {
     ///
     /// # Errors
     /// The first address that cannot be bound, and why.
-    pub fn prepare(&self, wanted: &[Bind]) -> Result<Change, StartError> {
+    pub fn prepare(&self, wanted: &[Bind], looked_at: Option<&Bind>) -> Result<Change, StartError> {
         let mut all = self.all();
         let present: Vec<Bind> = all.open.iter().map(|open| open.bound.at.clone()).collect();
-        let ours: Vec<Bind> =
-            all.open.iter().filter_map(|open| open.bound.address()).map(Bind::Tcp).collect();
+        let mut ours = all.addresses();
+        ours.extend(looked_at.cloned());
         let mut added = Vec::new();
         for at in missing(wanted, &present) {
             match all.aside.claim_or_bind(&at) {
@@ -126,6 +126,21 @@ impl Listeners {
             }
         }
         Ok(Change { added, wanted: wanted.to_vec() })
+    }
+
+    /// A socket for `admin`: the service manager's, or bound anew.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub(super) fn socket_for_admin(&self, at: &Bind) -> Result<Bound, StartError> {
+        let mut all = self.all();
+        let ours = all.addresses();
+        all.aside.claim_or_bind(at).map_err(|e| sockets::explain(e, at, &ours))
+    }
+
+    /// Takes one back that is not used any more.
+    pub(super) fn take_back(&self, bound: Bound) {
+        self.all().discard(vec![bound]);
     }
 
     /// Gives up a change.
@@ -190,7 +205,7 @@ impl Listeners {
     /// # Errors
     /// The first address that cannot be bound, and why; nothing is accepted then.
     pub fn reopen(&self, wanted: &[Bind]) -> Result<(), StartError> {
-        let change = self.prepare(wanted)?;
+        let change = self.prepare(wanted, None)?;
         {
             let mut all = self.all();
             all.open.extend(change.added.into_iter().map(|bound| Open { bound, task: None }));
@@ -310,6 +325,13 @@ impl Listeners {
 }
 
 impl All {
+    fn addresses(&self) -> Vec<Bind> {
+        self.open
+            .iter()
+            .map(|open| open.bound.address().map_or_else(|| open.bound.at.clone(), Bind::Tcp))
+            .collect()
+    }
+
     /// Sockets that come to nothing; the service manager's own may be wanted again.
     fn discard(&mut self, added: Vec<Bound>) {
         for bound in added {

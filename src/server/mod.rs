@@ -135,11 +135,8 @@ pub fn run(start: Start) -> bool {
     });
     let listeners = Arc::new(Listeners::new(sockets));
     let desk = Arc::new(Desk::new(Arc::clone(&shared), Arc::clone(&listeners)));
-    let admin = Arc::new(Admin {
-        gateway: Arc::clone(&gateway),
-        observed: Arc::clone(&shared.observed),
-        process: Arc::clone(&desk) as _,
-    });
+    let admin = Admin::new(Arc::clone(&gateway), Arc::clone(&shared.observed), Arc::clone(&desk) as _);
+    let admin = Arc::new(admin);
     let door = Arc::new(Door::new(Arc::clone(&admin), looked_at));
     if predecessor.is_none() {
         door.open(); // whoever waits for it to be ready is told that it starts

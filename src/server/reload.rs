@@ -42,6 +42,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// For how long a changed file must stay as it is.
 const SETTLED: Duration = Duration::from_millis(300);
 
+/// How long opening a file may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 const LEAVING: &str = "the gateway takes no connections now: it is drained, replaced or leaving";
 
 /// Asks for reloads and carries them out.
@@ -144,7 +147,9 @@ impl Reloads {
                 let gateway = self.shared.gateway.load();
                 error!("{} not reloaded: generation {} goes on", self.source(), gateway.generation);
                 observed.journal.event("reload", false, reasons.join("\n"));
-                gateway.access_log.reopen(); // whoever moved its file wants that whatever else is wrong
+                // Whoever moved its file wants that whatever else is wrong. A disk that hangs must not be waited for.
+                let gateway = Arc::clone(&gateway);
+                tokio::task::spawn_blocking(move || gateway.access_log.reopen());
             }
         }
     }
@@ -192,24 +197,39 @@ impl Reloads {
         let old = self.shared.gateway.load_full();
         let Compiled { mut gateway, settings, routes } = load(file, &old).await.map_err(Refused::Wrong)?;
         self.needs_no_new_process(file, &settings)?;
-        gateway.access_log.open(Some(&old.access_log)).map_err(|reason| wrong(&reason))?;
         let looked_at = gateway.admin.as_ref().map(|admin| &admin.address);
-        let moved = self.door.prepare(looked_at).map_err(|e| wrong(&e.0))?;
-        let change = self.listeners.prepare(&settings.listeners).map_err(|e| wrong(&e.0))?;
+        let moved = self.door.prepare(looked_at, &self.listeners).map_err(|e| wrong(&e.0))?;
+        let change = match self.listeners.prepare(&settings.listeners, self.door.whereabouts().as_ref()) {
+            Ok(change) => change,
+            Err(e) => {
+                self.door.revoke(moved, &self.listeners);
+                return Err(wrong(&e.0));
+            }
+        };
         fit_descriptors(&mut gateway.limits);
         gateway.generation = old.generation + 1;
         let new = not_in(&gateway.upstreams, &old.upstreams);
         let prepared = prepare(&new, &gateway.resolver).await;
-        if !prepared || self.shared.farewell.is_leaving() {
-            self.listeners.revoke(change);
-            return Err(wrong(if prepared { LEAVING } else { "an upstream could not be prepared" }));
-        }
+        let usable = match (prepared, self.shared.farewell.is_leaving()) {
+            (false, _) => Err("an upstream could not be prepared".to_owned()),
+            (true, true) => Err(LEAVING.to_owned()),
+            // Last, so that nothing is left of it if something else is refused.
+            (true, false) => open_log(gateway, &old).await,
+        };
+        let gateway = match usable {
+            Ok(gateway) => gateway,
+            Err(reason) => {
+                self.listeners.revoke(change);
+                self.door.revoke(moved, &self.listeners);
+                return Err(wrong(&reason));
+            }
+        };
         self.mind_the_pool(&settings);
         let removed = not_in(&old.upstreams, &gateway.upstreams).len();
         let (generation, upstreams) = (gateway.generation, gateway.upstreams.len());
         let gateway = Arc::new(gateway);
         self.shared.gateway.store(Arc::clone(&gateway));
-        self.door.commit(moved);
+        self.door.commit(moved, &self.listeners);
         upkeep.follow(&gateway);
         lock(&self.running).listeners = settings.listeners;
         let (added, closed) = self.listeners.commit(change).await;
@@ -273,6 +293,18 @@ async fn retire(old: Arc<Gateway>) {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens the log of a new configuration, where it keeps nobody waiting.
+async fn open_log(gateway: Gateway, old: &Arc<Gateway>) -> Result<Gateway, String> {
+    let old = Arc::clone(old);
+    let opened =
+        tokio::task::spawn_blocking(move || gateway.access_log.open(Some(&old.access_log)).map(|()| gateway));
+    match tokio::time::timeout(PATIENCE, opened).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(e)) => Err(format!("opening the access log failed: {e}")),
+        Err(_) => Err(format!("the access log could not be opened within {PATIENCE:?}")),
+    }
 }
 
 /// Reads and compiles, where it keeps nobody waiting.

@@ -295,14 +295,7 @@ pub(super) fn admin_name(at: &Bind) -> String {
 
 /// An address that is in use may be so by ourselves: then nothing but a restart lets one socket follow the other.
 pub(super) fn explain(error: StartError, at: &Bind, ours: &[Bind]) -> StartError {
-    let overlaps = |other: &&Bind| match (at, other) {
-        (Bind::Tcp(a), Bind::Tcp(b)) => {
-            let either_is_all = a.ip().is_unspecified() || b.ip().is_unspecified();
-            a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (either_is_all || a.ip() == b.ip())
-        }
-        (a, b) => a == *b,
-    };
-    match ours.iter().find(overlaps) {
+    match ours.iter().find(|other| at.overlaps(other)) {
         Some(other) => StartError(format!(
             "cannot listen on {at}: this gateway listens on {other}, which takes the same connections; such a change needs a restart"
         )),

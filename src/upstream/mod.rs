@@ -95,17 +95,19 @@ impl Upstream {
         &self.stats
     }
 
-    /// The targets that it has now, by address.
-    pub fn targets(&self) -> Vec<Arc<Target>> {
-        let mut targets: Vec<_> = self.targets.load().values().cloned().collect();
-        targets.sort_by_key(|target| target.address);
+    /// The targets that it has now with their shares, by address.
+    pub fn targets(&self) -> Vec<(Arc<Target>, usize)> {
+        let mut weights: FxHashMap<SocketAddr, usize> = FxHashMap::default();
+        for (address, weight) in
+            self.spec.fixed.iter().copied().chain(self.names.iter().flat_map(Name::addresses))
+        {
+            *weights.entry(address).or_default() += weight;
+        }
+        let weight = |target: &Arc<Target>| weights.get(&target.address).copied().unwrap_or_default();
+        let targets = self.targets.load();
+        let mut targets: Vec<_> = targets.values().map(|t| (Arc::clone(t), weight(t))).collect();
+        targets.sort_by_key(|(target, _)| target.address);
         targets
-    }
-
-    /// What a target's share is.
-    pub fn weight(&self, address: SocketAddr) -> usize {
-        let all = self.spec.fixed.iter().copied().chain(self.names.iter().flat_map(Name::addresses));
-        all.filter(|(at, _)| *at == address).map(|(_, weight)| weight).sum()
     }
 
     /// What is wrong with its names, a line each.

@@ -20,6 +20,7 @@ use super::linger::{linger, Farewell};
 use super::out::Out;
 pub use super::outcome::{Fault, NoHead, Pace};
 use super::socket::Socket;
+use super::trail::Trail;
 use super::wait::{BodyWait, Silence};
 use bytes::{Buf, BytesMut};
 use std::future::{poll_fn, Future};
@@ -86,8 +87,7 @@ pub struct Conn {
     /// Empty lines passed over since the last request.
     empty_lines: usize,
     farewell: Arc<Farewell>,
-    /// Requests that have been told of; shared with whoever has to tell of the others.
-    records: Arc<AtomicU64>,
+    trail: Arc<Trail>,
     /// The gateway's own, by which it asks itself whether it lives.
     own: bool,
     /// Counts this connection for as long as it lives, lingering included.
@@ -127,7 +127,7 @@ impl Conn {
             answered: AtomicBool::new(false),
             empty_lines: 0,
             farewell,
-            records: Arc::default(),
+            trail: Arc::default(),
             own: false,
             ticket,
         }
@@ -143,19 +143,17 @@ impl Conn {
         self.own
     }
 
-    /// One more request has been told of.
-    pub fn note_record(&self) {
-        self.records.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many have been, also after the connection is gone.
-    pub fn records(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.records)
+    /// What becomes of its requests.
+    pub fn trail(&self) -> &Arc<Trail> {
+        &self.trail
     }
 
     /// The request line that is there, as far as it has come, but not more than so much of it.
     pub fn request_line(&self, most: usize) -> &[u8] {
-        let line = &self.ahead[..self.ahead.len().min(most)];
+        let mut line = &self.ahead[..self.ahead.len().min(most)];
+        while let Some(rest) = line.strip_prefix(b"\r\n") {
+            line = rest;
+        }
         &line[..memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len())]
     }
 
@@ -167,6 +165,8 @@ impl Conn {
     /// Waits for the first byte of a request; false when there will be none within `patience`, or the process is leaving
     /// and has waited for it long enough.
     pub async fn wait_for_request(&mut self, patience: Duration) -> bool {
+        // Old clients put one behind a body: it is not the beginning of a request (RFC 9112 §2.2).
+        self.pass_empty_lines();
         if !self.ahead.is_empty() {
             return true;
         }

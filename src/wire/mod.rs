@@ -16,5 +16,6 @@ mod out;
 pub mod outcome;
 pub mod refusal;
 pub mod socket;
+pub mod trail;
 mod wait;
 mod websocket;

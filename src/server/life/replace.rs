@@ -2,7 +2,7 @@
 //!
 //! The rule of both sides: somebody serves at every moment. A process gives way only to one that has said that it serves.
 
-use super::{refuse, Course, Stage};
+use super::{refuse, Course, Stage, Standing};
 use crate::server::control::{self, Reply};
 use crate::server::hand_over::{Message, Terms};
 use crate::server::succeed::{Predecessor, Staying};
@@ -28,6 +28,7 @@ impl Course {
         info!("it answers itself, and is ready to take over");
         let mut staying = predecessor.await_go().await?;
         self.birth.listeners.open_up();
+        self.birth.desk.stand(Standing { state: "serving", predecessor: None });
         self.birth.door.open();
         // What the service manager keeps stays as the predecessor has it, which may have to serve with that again.
         self.be_the_service();
@@ -117,6 +118,7 @@ impl Course {
         };
         self.stay();
         self.birth.listeners.open_up();
+        self.birth.desk.stand(self.standing());
         self.birth.door.open();
         self.be_the_service();
         self.note("upgrade", false, format!("process {} takes over again: {reason}", std::process::id()));
