@@ -41,7 +41,6 @@ fn a_line_says_what_became_of_a_request() {
         ("host", "shop.test"),
         ("path", "/shop/cart"),
         ("query", "item=7&api_key=***"),
-        ("version", "HTTP/1.1"),
         ("route", "shop"),
         ("upstream", "app"),
         ("user_agent", "test/1"),

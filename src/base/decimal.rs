@@ -32,16 +32,34 @@ pub fn write_three(number: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&[digit(number / 100), digit(number / 10), digit(number)]);
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// Each byte as two hexadecimal digits.
+const HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut all = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        all[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    all
+};
 
 /// 32 hexadecimal digits, in lower case.
 pub fn hex_128(bits: u128) -> [u8; 32] {
-    std::array::from_fn(|i| HEX[((bits >> (124 - 4 * i)) & 15) as usize])
+    let mut text = [0; 32];
+    for (two, byte) in text.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
+        two.copy_from_slice(&HEX[usize::from(byte)]);
+    }
+    text
 }
 
 /// 16 hexadecimal digits, in lower case.
 pub fn hex_64(bits: u64) -> [u8; 16] {
-    std::array::from_fn(|i| HEX[((bits >> (60 - 4 * i)) & 15) as usize])
+    let mut text = [0; 16];
+    for (two, byte) in text.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
+        two.copy_from_slice(&HEX[usize::from(byte)]);
+    }
+    text
 }
 
 #[cfg(test)]

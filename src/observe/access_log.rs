@@ -1,6 +1,6 @@
 //! The access log: one line for each request that reached a listener.
 //!
-//! As JSON with the fields of [`JSON_FIELDS`], or in NCSA's Common Log Format, or that with referer and user agent
+//! As JSON with the fields of [`JSON_FIELDS`] and [`MORE_FIELDS`], or in NCSA's Common Log Format, or that with referer and user agent
 //! ("combined"), as Apache and NGINX write them. No field of a request is in it but those named; secrets in queries are
 //! masked ([`Secrets`]), and Authorization and Cookie have no place at all.
 //!
@@ -15,13 +15,13 @@ use std::cell::Cell;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long the writer gathers lines before it writes them.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// The members of a line in JSON, in their order. One that has no value is null.
-pub const JSON_FIELDS: [&str; 26] = [
+pub const JSON_FIELDS: [&str; 21] = [
     "time",
     "request_id",
     "trace_id",
@@ -29,8 +29,6 @@ pub const JSON_FIELDS: [&str; 26] = [
     "method",
     "host",
     "path",
-    "query",
-    "version",
     "status",
     "bytes_in",
     "bytes_out",
@@ -44,11 +42,10 @@ pub const JSON_FIELDS: [&str; 26] = [
     "cache",
     "consumer",
     "user_agent",
-    "referer",
     "tls",
-    "error",
-    "detail",
 ];
+/// Those that stand behind them, each only if it has a value, and `error`, which is there always.
+pub const MORE_FIELDS: [&str; 4] = ["query", "referer", "error", "detail"];
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +165,7 @@ impl AccessLog {
         if !failed && self.sampled < 1 << 32 && u64::from(fastrand::u32(..)) >= self.sampled {
             return;
         }
-        sink.line(|out| self.put(exchange, SystemTime::now(), out));
+        sink.line(|out| self.put(exchange, wall(exchange.ended), out));
     }
 
     /// Puts one line down.
@@ -216,19 +213,7 @@ impl AccessLog {
         text(x.host, out);
         out.extend_from_slice(b",\"path\":");
         text(&self.secrets.path(x.path), out);
-        out.extend_from_slice(b",\"query\":");
-        if x.query.is_empty() {
-            out.extend_from_slice(b"null");
-        } else {
-            let mut query = Vec::with_capacity(x.query.len());
-            self.secrets.write_query(x.query, &mut query);
-            text(&query, out);
-        }
-        out.extend_from_slice(match x.version {
-            "HTTP/1.1" => b",\"version\":\"HTTP/1.1\",\"status\":",
-            "HTTP/1.0" => b",\"version\":\"HTTP/1.0\",\"status\":",
-            _ => b",\"version\":null,\"status\":",
-        });
+        out.extend_from_slice(b",\"status\":");
         write_u64(u64::from(x.status), out);
         out.extend_from_slice(b",\"bytes_in\":");
         write_u64(x.bytes_in, out);
@@ -263,15 +248,24 @@ impl AccessLog {
         // What is not built yet has its place.
         out.extend_from_slice(b",\"cache\":null,\"consumer\":null,\"user_agent\":");
         text(x.user_agent, out);
-        out.extend_from_slice(b",\"referer\":");
-        text(&self.secrets.url(x.referer), out);
-        let Some(error) = x.error else {
-            return out.extend_from_slice(b",\"tls\":null,\"error\":null,\"detail\":null}\n");
-        };
-        out.extend_from_slice(b",\"tls\":null,\"error\":");
+        out.extend_from_slice(b",\"tls\":null");
+        if !x.query.is_empty() {
+            let mut query = Vec::with_capacity(x.query.len());
+            self.secrets.write_query(x.query, &mut query);
+            out.extend_from_slice(b",\"query\":");
+            text(&query, out);
+        }
+        if !x.referer.is_empty() {
+            out.extend_from_slice(b",\"referer\":");
+            text(&self.secrets.url(x.referer), out);
+        }
+        let Some(error) = x.error else { return out.extend_from_slice(b",\"error\":null}\n") };
+        out.extend_from_slice(b",\"error\":");
         text(error.as_bytes(), out);
-        out.extend_from_slice(b",\"detail\":");
-        text(x.detail.as_bytes(), out);
+        if !x.detail.is_empty() {
+            out.extend_from_slice(b",\"detail\":");
+            text(x.detail.as_bytes(), out);
+        }
         out.extend_from_slice(b"}\n");
     }
 
@@ -353,7 +347,21 @@ fn quoted(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// What the calendar's clock shows at this moment: it is asked ten times a second, for to ask it costs as much as to ask the
+/// other one, which whoever tells of an exchange has just done.
+fn wall(at: Instant) -> SystemTime {
+    const FRESH: Duration = Duration::from_millis(100);
+    let known = CLOCKS.get().filter(|(then, _)| at.saturating_duration_since(*then) < FRESH);
+    let (then, shown) = known.unwrap_or_else(|| {
+        let clocks = (Instant::now(), SystemTime::now());
+        CLOCKS.set(Some(clocks));
+        clocks
+    });
+    shown + at.saturating_duration_since(then)
+}
+
 thread_local! {
+    static CLOCKS: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
     /// The last second that was written down, and how.
     static SECOND: Cell<(u64, [u8; 20])> = const { Cell::new((u64::MAX, [0; 20])) };
     static CLF_SECOND: Cell<(u64, [u8; 26])> = const { Cell::new((u64::MAX, [0; 26])) };
@@ -431,8 +439,9 @@ mod tests {
         assert!(!json.contains("geheim"), "{json}");
         let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
         let at = |name: &str| json.find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name}: {json}"));
-        assert!(JSON_FIELDS.windows(2).all(|two| at(two[0]) < at(two[1])));
-        assert_eq!(value.len(), JSON_FIELDS.len());
+        let all = [&JSON_FIELDS[..], &MORE_FIELDS].concat();
+        assert!(all.windows(2).all(|two| at(two[0]) < at(two[1])));
+        assert_eq!(value.len(), all.len());
         assert_eq!(value["time"], "2026-11-25T08:44:33.042Z");
         assert_eq!(value["path"], nasty);
         assert_eq!(value["user_agent"], "\u{fffd}2J\u{fffd}");
@@ -444,7 +453,8 @@ mod tests {
         assert!(value["upstream_ms"].is_null());
         let empty: serde_json::Value =
             serde_json::from_str(&line(Format::Json, &Exchange::default())).unwrap();
-        assert!(empty["path"].is_null() && empty["route"].is_null());
+        assert!(empty["path"].is_null() && empty["route"].is_null() && empty["error"].is_null());
+        assert_eq!(empty.as_object().unwrap().len(), JSON_FIELDS.len() + 1);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! One exchange as it is told to whoever observes: plain values, whatever engine had it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is known of a request when it is over. What is not known is empty.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Exchange<'a> {
+    /// When it was over.
+    pub ended: Instant,
     /// Its id.
     pub request_id: &'a [u8],
     /// Of the trace it is part of; 0: none.
@@ -50,6 +52,37 @@ pub struct Exchange<'a> {
     pub error: Option<&'static str>,
     /// What else is known of that, for the operator.
     pub detail: &'a str,
+}
+
+impl Default for Exchange<'_> {
+    /// One of which nothing is known but that it is over now.
+    fn default() -> Self {
+        Exchange {
+            ended: Instant::now(),
+            request_id: b"",
+            trace_id: 0,
+            client: None,
+            method: "",
+            host: b"",
+            path: b"",
+            query: b"",
+            version: "",
+            status: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: Duration::ZERO,
+            upstream_duration: None,
+            route: None,
+            upstream: None,
+            target: None,
+            attempts: 0,
+            reused: false,
+            user_agent: b"",
+            referer: b"",
+            error: None,
+            detail: "",
+        }
+    }
 }
 
 /// A name of the configuration, ready to be written.

@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 const BUFFERS: usize = 4;
 /// What a pipe takes in one piece, whoever else writes to it (PIPE_BUF, pipe(7)).
 const WHOLE: usize = 4096;
-/// How much waits when the writer is woken: little enough to be in the processor's cache still when it is written.
-const EAGER: usize = 48 << 10;
+/// How much waits when the writer is woken: little enough to be in the processor's cache still when it is written, and
+/// enough that waking it costs the lines next to nothing (with 48 KiB it was a third of what a line costs).
+const EAGER: usize = 256 << 10;
 /// What an idle buffer may keep of its memory.
 const IDLE: usize = 16 << 10;
 /// How often it is said that lines are lost.

@@ -38,7 +38,8 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
     // What the client has seen; 1xx alone is no answer, but 101 is one.
     let status = sent.filter(|status| *status >= 200 || *status == 101);
     let status = status.or(refused.map(|(status, _)| status)).unwrap_or(499);
-    let duration = ctx.started.elapsed();
+    let ended = Instant::now();
+    let duration = ended - ctx.started;
     let stats = ctx.route().map_or(&proxy.observed.totals.unrouted, |route| &route.stats);
     stats.count(status, Some(duration));
     proxy.observed.totals.count(ctx.reject.as_ref().is_some_and(is_fault));
@@ -65,6 +66,7 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
     let field = |name: header::HeaderName| request.headers.get(name).map_or(&b""[..], |v| v.as_bytes());
     let downstream = session.as_downstream();
     let exchange = Exchange {
+        ended: ended.into_std(),
         request_id: ctx.id.as_bytes(),
         trace_id: ctx.trace.trace_id,
         client: ctx.client,

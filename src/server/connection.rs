@@ -20,7 +20,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{watch, Notify};
-use tokio::time::Instant;
 
 /// How much of a request line is kept for the log, should the request end without a word.
 const LINE: usize = 512;
@@ -193,15 +192,14 @@ pub async fn serve(
         limits = shared.gateway.load().limits;
         conn.set_pace(pace(&limits));
         let _in_flight = InFlight::new(&shared.counters);
-        let began = Instant::now();
         let head = match conn.read_head(&limits.head, limits.header_timeout).await {
             Ok((_, head)) => head,
-            Err(no_head) => return refuse(*conn, &shared, no_head, began).await,
+            Err(no_head) => return refuse(*conn, &shared, no_head).await,
         };
         served += 1;
         let line = &head[..head.len().min(LINE)];
         let line = &line[..memchr::memchr(b'\r', line).unwrap_or(line.len())];
-        let _told = Told { shared: &shared, trail: &trail, served, peer, line: line.into(), began };
+        let _told = Told { shared: &shared, trail: &trail, served, peer, line: line.into() };
         let mut session = ServerSession::new_http1(conn);
         session.set_pipelined_prefix(head);
         session.set_read_timeout(None); // `Conn` has the clocks
@@ -238,7 +236,6 @@ struct Told<'a> {
     served: u32,
     peer: Option<IpAddr>,
     line: SmallVec<[u8; 128]>,
-    began: Instant,
 }
 
 impl Drop for Told<'_> {
@@ -256,12 +253,11 @@ impl Drop for Told<'_> {
         if let Some(left) = self.trail.take::<Left>() {
             return left.tell(&self.shared.observed, &reject, &self.line);
         }
-        let known = Exchange { duration: self.began.elapsed(), ..Exchange::default() };
-        tell(self.shared, &reject, new_id().as_bytes(), self.peer, &self.line, known);
+        tell(self.shared, &reject, new_id().as_bytes(), self.peer, &self.line, Exchange::default());
     }
 }
 
-async fn refuse(conn: Conn, shared: &Shared, no_head: NoHead, began: Instant) {
+async fn refuse(conn: Conn, shared: &Shared, no_head: NoHead) {
     let reject = match no_head {
         NoHead::Closed => return,
         NoHead::BrokenOff => Reject::ClientGone,
@@ -273,7 +269,7 @@ async fn refuse(conn: Conn, shared: &Shared, no_head: NoHead, began: Instant) {
     let body = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(0, |end| answer.len() - end - 4);
     let heard = reject != Reject::ClientGone;
     let bytes_out = if heard { body as u64 } else { 0 };
-    let known = Exchange { duration: began.elapsed(), bytes_out, ..Exchange::default() };
+    let known = Exchange { duration: conn.head_took(), bytes_out, ..Exchange::default() };
     tell(shared, &reject, id.as_bytes(), conn.peer, conn.request_line(LINE), known);
     if heard {
         conn.answer_and_close(&answer).await;

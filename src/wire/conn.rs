@@ -73,6 +73,8 @@ pub struct Conn {
     wait: BodyWait,
     silence: Silence,
     write_since: Option<Instant>,
+    /// Since when more of a head is waited for, if the last one did not come in one piece.
+    head_since: Option<Instant>,
     fault: Option<Fault>,
     /// The client's address; none on a Unix socket.
     pub peer: Option<IpAddr>,
@@ -119,6 +121,7 @@ impl Conn {
             wait: BodyWait::default(),
             silence: Silence::default(),
             write_since: None,
+            head_since: None,
             fault: None,
             peer,
             facts: Facts::new(peer, local_port),
@@ -146,6 +149,11 @@ impl Conn {
     /// What becomes of its requests.
     pub fn trail(&self) -> &Arc<Trail> {
         &self.trail
+    }
+
+    /// How long the head took that came last, or what there is of it; nothing worth measuring if it came in one piece.
+    pub fn head_took(&self) -> Duration {
+        self.head_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// The request line that is there, as far as it has come, but not more than so much of it.
@@ -235,6 +243,7 @@ impl Conn {
         limits: &HeadLimits,
         patience: Duration,
     ) -> Result<(Head, BytesMut), NoHead> {
+        self.head_since = None;
         let mut until = None;
         let mut scanned = 0;
         loop {
@@ -249,7 +258,11 @@ impl Conn {
                 }
             }
             // Not before it is known that the head did not come in one piece: the clock costs a system call.
-            let until = *until.get_or_insert_with(|| Instant::now() + patience);
+            let until = *until.get_or_insert_with(|| {
+                let now = Instant::now();
+                self.head_since = Some(now);
+                now + patience
+            });
             match self.fill(until).await {
                 Ok(read) if read > 0 => {}
                 _ if self.ahead.is_empty() => return Err(NoHead::Closed),
