@@ -189,7 +189,9 @@ fn prometheus_scrapes_it_with_our_rules() {
         answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
     };
     until("it has scraped", || query("up{job=\"portcullis\"}".replace('"', "%22").as_str()) == Some(1.0));
-    until("the route's requests", || query("portcullis_requests_total{route=%22shop%22}") == Some(1.0));
+    until("the route's requests", || {
+        query("portcullis_requests_total{route=%22shop%22,code=%222xx%22}") == Some(1.0)
+    });
     let rules = get(address, "/api/v1/rules").text();
     assert!(rules.contains("\"type\":\"alerting\"") && !rules.contains("\"health\":\"err\""), "{rules}");
     let _ = prometheus.kill();

@@ -47,7 +47,8 @@ impl Process for Desk {
     fn describe(&self, status: &mut Status) {
         let Standing { state, predecessor } = *self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         status.state = state.to_owned();
-        status.ready = matches!(state, "serving" | "upgrading");
+        // Who asked before the door was shut is told of the service, which its successor is.
+        status.ready = matches!(state, "serving" | "upgrading" | "handed over");
         status.version = VERSION.to_owned();
         status.pid = std::process::id();
         status.uptime_seconds = self.began.elapsed().as_secs();

@@ -10,6 +10,7 @@
 //! Dropped with request bytes unread, it closes in two steps, so that the answer is not lost to a TCP reset.
 
 mod engine;
+mod told;
 mod tunnel;
 
 use super::chunk::{ChunkProgress, ChunkScanner};
@@ -134,35 +135,6 @@ impl Conn {
             own: false,
             ticket,
         }
-    }
-
-    /// This is the gateway's own connection to itself.
-    pub fn set_own(&mut self) {
-        self.own = true;
-    }
-
-    /// Whether the gateway asks itself here.
-    pub fn is_own(&self) -> bool {
-        self.own
-    }
-
-    /// What becomes of its requests.
-    pub fn trail(&self) -> &Arc<Trail> {
-        &self.trail
-    }
-
-    /// How long the head took that came last, or what there is of it; nothing worth measuring if it came in one piece.
-    pub fn head_took(&self) -> Duration {
-        self.head_since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-
-    /// The request line that is there, as far as it has come, but not more than so much of it.
-    pub fn request_line(&self, most: usize) -> &[u8] {
-        let mut line = &self.ahead[..self.ahead.len().min(most)];
-        while let Some(rest) = line.strip_prefix(b"\r\n") {
-            line = rest;
-        }
-        &line[..memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len())]
     }
 
     /// Changes the pace that the client must keep, from now on.
