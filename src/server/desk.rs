@@ -37,9 +37,12 @@ impl Desk {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 
-    /// The process ends; everything else stays as it is.
+    /// The process ends; everything else stays as it is. One that has handed over has nobody left to tell.
     pub(super) fn leave(&self) {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner).state = "leaving";
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        if standing.state != "handed over" {
+            standing.state = "leaving";
+        }
     }
 }
 
