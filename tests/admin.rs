@@ -317,7 +317,8 @@ fn an_upgrade_is_not_seen_at_the_door() {
         for _ in 0..4 {
             scope.spawn(|| {
                 while !over.load(Ordering::SeqCst) {
-                    assert_eq!(ready(admin), Some(200));
+                    let answer = ask(admin, "/health/ready", "");
+                    assert_eq!(answer.text(), "ready\n", "{answer:?}");
                     asked.fetch_add(1, Ordering::SeqCst);
                 }
             });

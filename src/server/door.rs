@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 /// How many may look at once: beyond it the one that came first has to go, so that a crowd keeps no probe waiting.
@@ -47,10 +47,15 @@ struct State {
     bound: Option<Bound>,
     open: bool,
     task: Option<Task>,
+    /// Told to end, and not known to have.
+    ending: Vec<JoinHandle<()>>,
 }
 
 /// What accepts, until it is told to end; then it lets what is under way end too.
-struct Task(watch::Sender<bool>);
+struct Task {
+    end: watch::Sender<bool>,
+    done: JoinHandle<()>,
+}
 
 /// Another address, bound and not yet accepted from; or none any more.
 pub(super) struct Change(Option<Option<Bound>>);
@@ -58,7 +63,7 @@ pub(super) struct Change(Option<Option<Bound>>);
 impl Door {
     /// A door that is shut.
     pub(super) fn new(admin: Arc<Admin>, bound: Option<Bound>) -> Self {
-        let state = State { bound, open: false, task: None };
+        let state = State { bound, open: false, task: None, ending: Vec::new() };
         Door { admin, runtime: OnceLock::new(), state: Mutex::new(state) }
     }
 
@@ -80,6 +85,15 @@ impl Door {
         let mut state = self.state();
         state.open = false;
         state.end_task();
+    }
+
+    /// Shuts it, and waits until whoever had come in has an answer.
+    pub(super) async fn close(&self) {
+        self.shut();
+        let ending = std::mem::take(&mut self.state().ending);
+        for done in ending {
+            let _ = done.await; // it bounds itself
+        }
     }
 
     /// Shuts it, and lets go of the socket, which is another process's.
@@ -150,8 +164,8 @@ impl Door {
             Ok(acceptor) => {
                 info!("admin at {}", bound.name());
                 let end = watch::Sender::new(false);
-                runtime.spawn(serve(acceptor, Arc::clone(&self.admin), end.subscribe()));
-                state.task = Some(Task(end));
+                let done = runtime.spawn(serve(acceptor, Arc::clone(&self.admin), end.subscribe()));
+                state.task = Some(Task { end, done });
             }
             Err(e) => error!("admin: {} cannot be used: {e}", bound.name()),
         }
@@ -164,8 +178,10 @@ impl Door {
 
 impl State {
     fn end_task(&mut self) {
-        if let Some(Task(end)) = self.task.take() {
+        self.ending.retain(|done| !done.is_finished());
+        if let Some(Task { end, done }) = self.task.take() {
             end.send_replace(true);
+            self.ending.push(done);
         }
     }
 }

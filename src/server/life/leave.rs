@@ -123,6 +123,7 @@ impl Course {
             }
             () = say_so(&mut self.ordered, &self.birth.admin) => {}
         }
+        self.birth.door.close().await;
         if let Some(tracing) = &shared.gateway.load_full().tracing {
             tracing.exporter.flush(LAST_WORDS).await;
         }
