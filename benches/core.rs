@@ -156,7 +156,9 @@ fn records(c: &mut Criterion) {
     let exchange = Exchange {
         request_id: b"0123456789abcdef0123456789abcdef",
         trace_id: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
+        own_id: true,
         client: Some([192, 0, 2, 7].into()),
+        client_text: b"192.0.2.7",
         method: "GET",
         host: b"api.example.com",
         path: b"/service1/orders",
@@ -168,7 +170,7 @@ fn records(c: &mut Criterion) {
         upstream_duration: Some(Duration::from_micros(1_111)),
         route: Some(&route.name),
         upstream: Some(&upstream.name),
-        target: Some(([10, 0, 0, 11], 8080).into()),
+        target: "10.0.0.11:8080",
         attempts: 1,
         reused: true,
         user_agent:

@@ -13,7 +13,6 @@ use crate::base::decimal::{hex_128, write_millis, write_three, write_u64};
 use log::error;
 use std::cell::Cell;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -189,7 +188,8 @@ impl AccessLog {
         out.extend_from_slice(b"{\"time\":\"");
         time(now, out);
         out.extend_from_slice(b"\",\"request_id\":");
-        text(x.request_id, out);
+        let id = if x.own_id { plain } else { text };
+        id(x.request_id, out);
         out.extend_from_slice(b",\"trace_id\":");
         if x.trace_id == 0 {
             out.extend_from_slice(b"null");
@@ -199,16 +199,15 @@ impl AccessLog {
             out.push(b'"');
         }
         out.extend_from_slice(b",\"client_ip\":");
-        match x.client {
-            Some(client) => {
-                out.push(b'"');
-                address(client, out);
-                out.push(b'"');
-            }
-            None => out.extend_from_slice(b"null"),
+        if x.client_text.is_empty() {
+            let mut text = Vec::new();
+            x.client.iter().for_each(|client| put(&mut text, format_args!("{client}")));
+            plain(&text, out);
+        } else {
+            plain(x.client_text, out);
         }
         out.extend_from_slice(b",\"method\":");
-        text(x.method.as_bytes(), out);
+        plain(x.method.as_bytes(), out); // a token (RFC 9110 §9.1)
         out.extend_from_slice(b",\"host\":");
         text(x.host, out);
         out.extend_from_slice(b",\"path\":");
@@ -231,17 +230,7 @@ impl AccessLog {
         out.extend_from_slice(b",\"upstream\":");
         out.extend_from_slice(x.upstream.map_or(b"null", |name| name.json.as_bytes()));
         out.extend_from_slice(b",\"target\":");
-        match x.target {
-            Some(SocketAddr::V4(target)) => {
-                out.push(b'"');
-                address(IpAddr::V4(*target.ip()), out);
-                out.push(b':');
-                write_u64(u64::from(target.port()), out);
-                out.push(b'"');
-            }
-            Some(target) => put(out, format_args!("\"{target}\"")),
-            None => out.extend_from_slice(b"null"),
-        }
+        plain(x.target.as_bytes(), out);
         out.extend_from_slice(b",\"attempts\":");
         write_u64(x.attempts as u64, out);
         out.extend_from_slice(if x.reused { b",\"reused\":true" } else { b",\"reused\":false" });
@@ -271,7 +260,7 @@ impl AccessLog {
 
     fn common(&self, x: &Exchange<'_>, now: SystemTime, out: &mut Vec<u8>) {
         match x.client {
-            Some(client) => address(client, out),
+            Some(client) => put(out, format_args!("{client}")),
             None => out.push(b'-'),
         }
         out.extend_from_slice(b" - - [");
@@ -305,12 +294,10 @@ fn text(bytes: &[u8], out: &mut Vec<u8>) {
     if bytes.is_empty() {
         return out.extend_from_slice(b"null");
     }
-    let plain = |b: &u8| (b' '..0x7f).contains(b) && *b != b'"' && *b != b'\\';
+    let sound = |b: &u8| (b' '..0x7f).contains(b) && *b != b'"' && *b != b'\\';
     // Without stopping at the first one: so many are looked at together.
-    if bytes.iter().fold(true, |all, byte| all & plain(byte)) {
-        out.push(b'"');
-        out.extend_from_slice(bytes);
-        out.push(b'"');
+    if bytes.iter().fold(true, |all, byte| all & sound(byte)) {
+        plain(bytes, out);
     } else {
         // Terminals take U+0080 to U+009F for commands; JSON lets them be.
         let control = |c: char| c.is_control() && c > '\u{7e}';
@@ -319,14 +306,14 @@ fn text(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn address(address: IpAddr, out: &mut Vec<u8>) {
-    let IpAddr::V4(v4) = address else { return put(out, format_args!("{address}")) };
-    for (at, octet) in v4.octets().into_iter().enumerate() {
-        if at > 0 {
-            out.push(b'.');
-        }
-        write_u64(u64::from(octet), out);
+/// A JSON string of what has nothing to escape, or null for none.
+fn plain(bytes: &[u8], out: &mut Vec<u8>) {
+    if bytes.is_empty() {
+        return out.extend_from_slice(b"null");
     }
+    out.push(b'"');
+    out.extend_from_slice(bytes);
+    out.push(b'"');
 }
 
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {

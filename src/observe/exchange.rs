@@ -1,6 +1,6 @@
 //! One exchange as it is told to whoever observes: plain values, whatever engine had it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// What is known of a request when it is over. What is not known is empty.
@@ -12,8 +12,12 @@ pub struct Exchange<'a> {
     pub request_id: &'a [u8],
     /// Of the trace it is part of; 0: none.
     pub trace_id: u128,
+    /// Nothing in the id has to be escaped: it was made here.
+    pub own_id: bool,
     /// The believed client address.
     pub client: Option<IpAddr>,
+    /// The same as text, where it is there already.
+    pub client_text: &'a [u8],
     /// The method.
     pub method: &'a str,
     /// The Host field as sent.
@@ -38,8 +42,8 @@ pub struct Exchange<'a> {
     pub route: Option<&'a Name>,
     /// The upstream.
     pub upstream: Option<&'a Name>,
-    /// The target of the last attempt.
-    pub target: Option<SocketAddr>,
+    /// The target of the last attempt; none, and empty, when there was none.
+    pub target: &'a str,
     /// Attempts made.
     pub attempts: usize,
     /// Whether the last one went over a connection that was there.
@@ -61,7 +65,9 @@ impl Default for Exchange<'_> {
             ended: Instant::now(),
             request_id: b"",
             trace_id: 0,
+            own_id: false,
             client: None,
+            client_text: b"",
             method: "",
             host: b"",
             path: b"",
@@ -74,7 +80,7 @@ impl Default for Exchange<'_> {
             upstream_duration: None,
             route: None,
             upstream: None,
-            target: None,
+            target: "",
             attempts: 0,
             reused: false,
             user_agent: b"",

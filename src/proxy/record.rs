@@ -16,18 +16,20 @@ use crate::observe::status::Refusal;
 use crate::observe::trace::Context;
 use crate::observe::Observed;
 use crate::router::RouteId;
+use crate::upstream::peer::Target;
 use crate::upstream::Upstream;
 use http::{header, HeaderValue, Version};
 use pingora::Error;
 use pingora_proxy::Session;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Tells of an exchange that a session had.
 pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &Ctx) {
-    if let Some(conn) = conn(session) {
+    let connection = conn(session);
+    if let Some(conn) = connection {
         conn.trail().told();
         if conn.is_own() {
             return; // the gateway asked itself whether it lives
@@ -65,11 +67,15 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
     let detail = e.filter(|_| refused.is_some()).map(failure::brief).unwrap_or_default();
     let field = |name: header::HeaderName| request.headers.get(name).map_or(&b""[..], |v| v.as_bytes());
     let downstream = session.as_downstream();
+    let peer = connection.filter(|_| !ctx.peer_trusted).and_then(|conn| conn.facts.peer.as_ref());
+    let client_text = peer.map_or(&b""[..], |peer| peer.as_bytes());
     let exchange = Exchange {
         ended: ended.into_std(),
         request_id: ctx.id.as_bytes(),
         trace_id: ctx.trace.trace_id,
+        own_id: !ctx.peer_trusted,
         client: ctx.client,
+        client_text,
         method: request.method.as_str(),
         host: field(header::HOST),
         path: path.as_bytes(),
@@ -82,7 +88,7 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
         upstream_duration: ctx.upstream_took,
         route: ctx.route().map(|route| &route.stats.name),
         upstream: ctx.upstream.as_ref().map(|upstream| &upstream.stats().name),
-        target: ctx.target.as_ref().map(|target| target.address),
+        target: ctx.target.as_ref().map_or("", |target| &target.text),
         attempts: ctx.attempts,
         reused: ctx.reused,
         user_agent: field(header::USER_AGENT),
@@ -105,7 +111,7 @@ pub struct Left {
     recording: Option<Box<Recording>>,
     client: Option<IpAddr>,
     upstream: Option<Arc<Upstream>>,
-    target: Option<SocketAddr>,
+    target: Option<Arc<Target>>,
     attempts: usize,
     reused: bool,
     upstream_took: Option<Duration>,
@@ -126,7 +132,7 @@ impl Left {
             recording: ctx.recording.take(),
             client: ctx.client,
             upstream: ctx.upstream.take(),
-            target: ctx.target.as_ref().map(|target| target.address),
+            target: ctx.target.as_ref().map(|busy| Arc::clone(busy.target())),
             attempts: ctx.attempts,
             reused: ctx.reused,
             upstream_took: ctx.upstream_took,
@@ -163,7 +169,7 @@ impl Left {
             upstream_duration: self.upstream_took,
             route: route.map(|route| &route.stats.name),
             upstream: self.upstream.as_ref().map(|upstream| &upstream.stats().name),
-            target: self.target,
+            target: self.target.as_ref().map_or("", |target| &target.text),
             attempts: self.attempts,
             reused: self.reused,
             error: Some(reason),

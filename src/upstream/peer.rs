@@ -45,6 +45,8 @@ const UNHEALTHY: u8 = 2;
 pub struct Target {
     /// Where it listens.
     pub address: SocketAddr,
+    /// The same as text.
+    pub text: Box<str>,
     /// Requests that are being served by it.
     pub in_flight: AtomicU64,
     peer: HttpPeer,
@@ -116,7 +118,8 @@ impl Target {
         peer.options.write_timeout = Some(timeouts.write);
         peer.options.idle_timeout = Some(timeouts.idle);
         let health = AtomicU8::new(if checked { UNCHECKED } else { HEALTHY });
-        Target { address, in_flight: AtomicU64::new(0), peer, health, last: Mutex::default() }
+        let text = address.to_string().into();
+        Target { address, text, in_flight: AtomicU64::new(0), peer, health, last: Mutex::default() }
     }
 
     /// The peer for one attempt, with the upstream's timeouts.
