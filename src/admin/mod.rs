@@ -1,6 +1,6 @@
 //! What an operator sees of the gateway, at the address of `admin`: metrics, health, status, and a page that shows them.
 //!
-//! It looks and never changes anything: it answers GET and HEAD. [`guard`] says who may look. It knows the gateway and what
+//! It looks and never changes anything: it answers GET and HEAD. `guard` says who may look. It knows the gateway and what
 //! is observed of it; how the process is, it is told through [`Process`] by the server, which also listens for it. It is
 //! served by the background runtime, so that busy workers do not keep an operator waiting, nor he them.
 

@@ -1,4 +1,4 @@
-//! From a file to a [`Gateway`](crate::gateway::Gateway): read (`load`, all the I/O), typed (`raw`, `read`),
+//! From a file to a [`Gateway`]: read (`load`, all the I/O), typed (`raw`, `read`),
 //! compared (`check`), built (`compile`, pure).
 //!
 //! Every error of a file is reported at once, with its place; a file with an error changes nothing. Keys that
