@@ -101,11 +101,9 @@ fn further_attempts_are_counted_by_their_reason() {
     ));
     (0..2).for_each(|_| assert_eq!(get(gateway.address(), "/").status, 200));
     let (_, text) = scrape(gateway.admin(), "");
-    assert_eq!(
-        value(&text, r#"portcullis_retries_total{upstream="app",reason="connect"}"#),
-        Some(1.0),
-        "{text}"
-    );
+    // In turn: the second request begins at the dead target too if the first one's second attempt took a turn.
+    let retries = value(&text, r#"portcullis_retries_total{upstream="app",reason="connect"}"#);
+    assert!(retries == Some(1.0) || retries == Some(2.0), "{text}");
 }
 
 #[test]
