@@ -12,7 +12,7 @@ use kit::{Origin, Raw};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,9 +54,8 @@ fn run(stalled: Duration, rate: f64) -> ExitCode {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the gateway");
-    let lines = Arc::new(AtomicU64::new(0));
     let reading = Arc::new(AtomicBool::new(true));
-    let addresses = read(gateway.stderr.take().expect("a pipe"), Arc::clone(&lines), Arc::clone(&reading));
+    let addresses = read(gateway.stderr.take().expect("a pipe"), Arc::clone(&reading));
     let [admin, address] = addresses;
 
     let reading_for = stalled / 4;
@@ -76,11 +75,7 @@ fn run(stalled: Duration, rate: f64) -> ExitCode {
 }
 
 /// Reads the log while it is to be read, and finds out where the gateway is. A thread of its own.
-fn read(
-    stderr: std::process::ChildStderr,
-    lines: Arc<AtomicU64>,
-    reading: Arc<AtomicBool>,
-) -> [SocketAddr; 2] {
+fn read(stderr: std::process::ChildStderr, reading: Arc<AtomicBool>) -> [SocketAddr; 2] {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stderr);
@@ -92,7 +87,7 @@ fn read(
             line.clear();
             match reader.read_line(&mut line) {
                 Ok(0) | Err(_) => return,
-                Ok(_) if line.starts_with('{') => drop(lines.fetch_add(1, Ordering::Relaxed)),
+                Ok(_) if line.starts_with('{') => {}
                 Ok(_) => drop(tell.send(line.clone())),
             }
         }

@@ -243,6 +243,14 @@ fn what_cannot_be_read_is_not_told() {
     );
 }
 
+#[test]
+fn without_it_the_programs_log_says_what_is_refused_and_no_secret() {
+    let gateway = Gateway::start("access_log: {path: off}\nroutes: [{path: /a, respond: {}}]\n");
+    assert_eq!(get(gateway.address(), "/b;sid=geheim?token=geheim").status, 404);
+    gateway.wait_log(&["GET /b;sid=*** -> 404 no_route"]);
+    assert!(!gateway.log().iter().any(|l| l.contains("geheim")), "{:?}", gateway.log());
+}
+
 /// An empty line behind a body is no beginning of a request.
 #[test]
 fn an_empty_line_behind_a_body_is_no_request() {

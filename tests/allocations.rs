@@ -9,6 +9,8 @@ use portcullis::base::path::normalise;
 use portcullis::base::request::Request;
 use portcullis::config;
 use portcullis::gateway::Action;
+use portcullis::observe::access_log::{AccessLog, Format, Spec};
+use portcullis::observe::exchange::Exchange;
 use portcullis::router::Outcome;
 use portcullis::server::signals::Signals;
 use portcullis::server::sockets::Inherited;
@@ -18,7 +20,7 @@ use portcullis::wire::head::{check, tidy, HeadLimits, HeadState};
 use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 #[global_allocator]
 static COUNTING: dhat::Alloc = dhat::Alloc;
@@ -85,6 +87,24 @@ fn steps(file: &std::path::Path) {
     assert_eq!(cost_of(|| normalise(b"/service/orders").is_ok()), 0, "the path");
 
     let gateway = config::load(file).unwrap_or_else(|e| panic!("{e:?}")).gateway;
+    let mut line = Vec::with_capacity(4096);
+    let exchange = Exchange {
+        client: Some([192, 0, 2, 7].into()), // as behind another proxy, where it is not there as text
+        method: "GET",
+        path: b"/service/orders",
+        query: b"page=2&token=secret",
+        version: "HTTP/1.1",
+        user_agent: b"curl/8",
+        ..Exchange::default()
+    };
+    for format in [Format::Json, Format::Common, Format::Combined] {
+        let log = AccessLog::new(Spec { format, ..Spec::default() });
+        assert_eq!(
+            cost_of(|| log.put(&exchange, SystemTime::now(), &mut line)),
+            0,
+            "a line of the log, {format:?}"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(gateway.upstreams[0].prepare(&Resolver::new(None)));
     let headers = http::HeaderMap::new();

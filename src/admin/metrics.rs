@@ -126,14 +126,13 @@ impl Families<'_> {
 
     fn routes(&mut self, gateway: &Gateway, unrouted: &RouteStats) -> Result {
         let all = || gateway.router.iter().map(|route| &*route.stats).chain([unrouted]);
-        let codes = |stats: &'_ RouteStats| stats.codes();
         self.counters(
             "portcullis_requests",
             "Requests by route and class of the status they were answered with; no route took those with an empty one",
             // All classes at once: a rate begins with the second value of a series, and the first error should show.
             all().filter(|stats| stats.is_used()).flat_map(|stats| {
                 let name = &*stats.name.plain;
-                CODES.iter().zip(codes(stats)).map(move |(code, count)| ([("route", name), ("code", *code)], count))
+                CODES.iter().zip(stats.codes()).map(move |(code, count)| ([("route", name), ("code", *code)], count))
             }),
         )?;
         self.histograms(

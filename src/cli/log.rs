@@ -2,6 +2,7 @@
 //! keeps no request waiting.
 
 use crate::observe::sink::{Destination, Manner, Sink};
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +33,7 @@ impl Log {
                 builder.write_style(env_logger::WriteStyle::Always);
             }
             builder.target(env_logger::Target::Pipe(Box::new(Lines(Arc::clone(sink)))));
-            // The usual one writes to standard error by itself, and would wait there.
-            std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+            tell_of_panics(Arc::clone(sink));
         }
         builder.init();
         Log(sink)
@@ -53,6 +53,21 @@ impl Drop for Log {
     }
 }
 
+/// Has panics told through the sink: the usual way writes to standard error by itself, and would wait there. Whatever RUST_LOG
+/// is, and with the way there if RUST_BACKTRACE wants it, as usual.
+fn tell_of_panics(sink: Arc<Sink>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let (thread, way) = (std::thread::current(), Backtrace::capture());
+        let name = thread.name().unwrap_or("<unnamed>");
+        sink.line(|out| {
+            let _ = writeln!(out, "thread '{name}' {panic}"); // a vector takes everything
+            if way.status() == BacktraceStatus::Captured {
+                let _ = writeln!(out, "{way}");
+            }
+        });
+    }));
+}
+
 /// env_logger writes each line whole.
 struct Lines(Arc<Sink>);
 
@@ -64,5 +79,26 @@ impl Write for Lines {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_with_its_place_and_its_thread() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let out = file.as_file().try_clone().unwrap();
+        let sink = Arc::new(Sink::new("test".to_owned(), out, MANNER, Arc::default()).unwrap());
+        let usual = std::panic::take_hook();
+        tell_of_panics(Arc::clone(&sink));
+        let worker = std::thread::Builder::new().name("worker".to_owned());
+        assert!(worker.spawn(|| panic!("an invariant")).unwrap().join().is_err());
+        std::panic::set_hook(usual);
+        assert!(sink.flush(Duration::from_secs(20)));
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert!(text.starts_with("thread 'worker' panicked at src/cli/log.rs:"), "{text}");
+        assert!(text.contains("an invariant"), "{text}");
     }
 }

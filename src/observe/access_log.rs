@@ -18,6 +18,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long the writer gathers lines before it writes them.
 const GATHER: Duration = Duration::from_millis(50);
+/// How long it is waited for that nothing goes to the file before any more.
+const SWITCH: Duration = Duration::from_secs(1);
 
 /// The members of a line in JSON, in their order. One that has no value is null.
 pub const JSON_FIELDS: [&str; 21] = [
@@ -121,7 +123,7 @@ impl AccessLog {
             before.filter(|before| before.spec.to == self.spec.to && before.spec.room == self.spec.room);
         let sink = match same.and_then(|before| before.sink.get()) {
             Some(sink) => {
-                sink.continue_in(file);
+                sink.continue_in(file, SWITCH);
                 Arc::clone(sink)
             }
             None => {
@@ -140,7 +142,7 @@ impl AccessLog {
     pub fn reopen(&self) {
         let (Some(to), Some(sink)) = (&self.spec.to, self.sink.get()) else { return };
         match to.open() {
-            Ok(file) => sink.continue_in(file),
+            Ok(file) => drop(sink.continue_in(file, SWITCH)),
             Err(e) => error!("access_log: cannot open {to} anew: {e}; the one that is open goes on"),
         }
     }
@@ -200,9 +202,10 @@ impl AccessLog {
         }
         out.extend_from_slice(b",\"client_ip\":");
         if x.client_text.is_empty() {
-            let mut text = Vec::new();
-            x.client.iter().for_each(|client| put(&mut text, format_args!("{client}")));
-            plain(&text, out);
+            match x.client {
+                Some(client) => put(out, format_args!("\"{client}\"")),
+                None => out.extend_from_slice(b"null"),
+            }
         } else {
             plain(x.client_text, out);
         }
@@ -225,6 +228,10 @@ impl AccessLog {
             Some(duration) => write_millis(duration, out),
             None => out.extend_from_slice(b"null"),
         }
+        self.json_rest(x, out);
+    }
+
+    fn json_rest(&self, x: &Exchange<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"route\":");
         out.extend_from_slice(x.route.map_or(b"null", |name| name.json.as_bytes()));
         out.extend_from_slice(b",\"upstream\":");
@@ -239,10 +246,8 @@ impl AccessLog {
         text(x.user_agent, out);
         out.extend_from_slice(b",\"tls\":null");
         if !x.query.is_empty() {
-            let mut query = Vec::with_capacity(x.query.len());
-            self.secrets.write_query(x.query, &mut query);
             out.extend_from_slice(b",\"query\":");
-            text(&query, out);
+            self.query(x.query, out, text, b"\"");
         }
         if !x.referer.is_empty() {
             out.extend_from_slice(b",\"referer\":");
@@ -256,6 +261,20 @@ impl AccessLog {
             text(x.detail.as_bytes(), out);
         }
         out.extend_from_slice(b"}\n");
+    }
+
+    /// A query without its secrets: as it is between `quotes`, or, if something in it has to be escaped, as `escape` puts it
+    /// down, with quotes if it has any.
+    fn query(&self, query: &[u8], out: &mut Vec<u8>, escape: fn(&[u8], &mut Vec<u8>), quotes: &[u8]) {
+        if is_plain(query) {
+            out.extend_from_slice(quotes);
+            self.secrets.write_query(query, out);
+            out.extend_from_slice(quotes);
+        } else {
+            let mut masked = Vec::with_capacity(query.len());
+            self.secrets.write_query(query, &mut masked);
+            escape(&masked, out);
+        }
     }
 
     fn common(&self, x: &Exchange<'_>, now: SystemTime, out: &mut Vec<u8>) {
@@ -274,9 +293,7 @@ impl AccessLog {
             quoted(&self.secrets.path(x.path), out);
             if !x.query.is_empty() {
                 out.push(b'?');
-                let mut query = Vec::with_capacity(x.query.len());
-                self.secrets.write_query(x.query, &mut query);
-                quoted(&query, out);
+                self.query(x.query, out, quoted, b"");
             }
             out.push(b' ');
             out.extend_from_slice(x.version.as_bytes());
@@ -294,9 +311,7 @@ fn text(bytes: &[u8], out: &mut Vec<u8>) {
     if bytes.is_empty() {
         return out.extend_from_slice(b"null");
     }
-    let sound = |b: &u8| (b' '..0x7f).contains(b) && *b != b'"' && *b != b'\\';
-    // Without stopping at the first one: so many are looked at together.
-    if bytes.iter().fold(true, |all, byte| all & sound(byte)) {
+    if is_plain(bytes) {
         plain(bytes, out);
     } else {
         // Terminals take U+0080 to U+009F for commands; JSON lets them be.
@@ -304,6 +319,13 @@ fn text(bytes: &[u8], out: &mut Vec<u8>) {
         let text = String::from_utf8_lossy(bytes).replace(control, "\u{fffd}");
         let _ = serde_json::to_writer(out, &text); // a vector takes everything
     }
+}
+
+/// Whether nothing in it has to be escaped, in any of the formats.
+fn is_plain(bytes: &[u8]) -> bool {
+    let plain = |b: &u8| (b' '..0x7f).contains(b) && *b != b'"' && *b != b'\\';
+    // Without stopping at the first one: so many are looked at together.
+    bytes.iter().fold(true, |all, byte| all & plain(byte))
 }
 
 /// A JSON string of what has nothing to escape, or null for none.

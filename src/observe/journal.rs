@@ -12,8 +12,10 @@ const KEPT: usize = 50;
 const A_SECOND: u64 = 20;
 /// How much of a path is kept, in bytes.
 const PATH: usize = 200;
-/// How much of what an event came to: all of them together are told to a successor in one message.
+/// How much of what an event came to.
 const TEXT: usize = 2_000;
+/// How many events a successor is told.
+const HANDED_OVER: usize = 20;
 
 /// What happened lately.
 #[derive(Debug, Default)]
@@ -56,6 +58,13 @@ impl Journal {
         let mut own = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         own.extend(events);
         own.truncate(KEPT);
+    }
+
+    /// What a successor is told: few enough for one message, whatever they say.
+    pub fn to_hand_over(&self) -> Vec<Event> {
+        let mut events = self.events();
+        events.truncate(HANDED_OVER);
+        events
     }
 
     /// The latest refusals, newest first.

@@ -46,18 +46,12 @@ impl Secrets {
         if self.is_secret(&parameter[..equals]) {
             return out.extend_from_slice(MASK);
         }
-        // A URL in a value has a query of its own, which may be escaped once or more often.
-        match value
-            .iter()
-            .position(|b| *b == b'?')
-            .or_else(|| find(value, b"%3f"))
-            .or_else(|| find(value, b"%253f"))
-        {
-            Some(inner) => {
-                out.extend_from_slice(&value[..inner]);
-                out.extend_from_slice(MASK);
-            }
-            None => out.extend_from_slice(value),
+        // A URL in a value has a query or a fragment of its own, which may be escaped once or more often.
+        const BEGINS: [&[u8]; 5] = [b"?", b"%3f", b"%253f", b"%23", b"%2523"];
+        let inner = BEGINS.iter().filter_map(|begin| find(value, begin)).min();
+        out.extend_from_slice(&value[..inner.unwrap_or(value.len())]);
+        if inner.is_some() {
+            out.extend_from_slice(MASK);
         }
     }
 
@@ -175,6 +169,7 @@ mod tests {
         }
         assert_eq!(masked("next=https://a/?access_token=x&b=1"), "next=https://a/***&b=1");
         assert_eq!(masked("next=https%3A%2F%2Fa%2F%3Ftoken%3Dx"), "next=https%3A%2F%2Fa%2F***");
+        assert_eq!(masked("next=%2Fcb%23access_token%3Dx&b=%2523y"), "next=%2Fcb***&b=***");
         assert_eq!(masked("token"), "token", "it has no value");
         assert_eq!(masked("token=a=b&&="), "token=***&&=");
         assert_eq!(masked(&format!("{}=1", "a".repeat(65))), format!("{}=***", "a".repeat(65)));

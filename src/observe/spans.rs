@@ -232,7 +232,7 @@ impl Spans<'_> {
             events: Default::default(),
             links: Default::default(),
             status,
-            instrumentation_scope: InstrumentationScope::builder("portcullis").build(),
+            instrumentation_scope: InstrumentationScope::default(), // the exporter sets it
         }
     }
 }

@@ -312,8 +312,9 @@ pub(super) fn log(session: &Session, e: Option<&Error>, ctx: &Ctx) {
     }
     let request = session.req_header();
     let id = ctx.id.to_str().unwrap_or_default();
-    let mut line =
-        format!("{id} {} {} -> {} {}", request.method, request.uri.path(), problem.status, problem.reason);
+    let path = ctx.gateway.access_log.secrets().path(request.uri.path().as_bytes());
+    let path = String::from_utf8_lossy(&path);
+    let mut line = format!("{id} {} {path} -> {} {}", request.method, problem.status, problem.reason);
     if let Some(route) = ctx.route() {
         let _ = write!(line, ", route {}", route.stats.name.plain);
     }

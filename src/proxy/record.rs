@@ -28,8 +28,7 @@ use tokio::time::Instant;
 
 /// Tells of an exchange that a session had.
 pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &Ctx) {
-    let connection = conn(session);
-    if let Some(conn) = connection {
+    if let Some(conn) = conn(session) {
         conn.trail().told();
         if conn.is_own() {
             return; // the gateway asked itself whether it lives
@@ -41,19 +40,17 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
     let status = sent.filter(|status| *status >= 200 || *status == 101);
     let status = status.or(refused.map(|(status, _)| status)).unwrap_or(499);
     let ended = Instant::now();
-    let duration = ended - ctx.started;
     let stats = ctx.route().map_or(&proxy.observed.totals.unrouted, |route| &route.stats);
-    stats.count(status, Some(duration));
+    stats.count(status, Some(ended - ctx.started));
     proxy.observed.totals.count(ctx.reject.as_ref().is_some_and(is_fault));
     let log = &ctx.gateway.access_log;
     let request = session.req_header();
-    let (path, query) = target(request);
     if let (Some(reject), Some((status, reason))) = (&ctx.reject, refused) {
         refuse(&proxy.observed, stats, reject, || Refusal {
             reason: reason.to_owned(),
             status,
             method: request.method.to_string(),
-            path: String::from_utf8_lossy(&log.secrets().path(path.as_bytes())).into_owned(),
+            path: String::from_utf8_lossy(&log.secrets().path(target(request).0.as_bytes())).into_owned(),
             request_id: String::from_utf8_lossy(ctx.id.as_bytes()).into_owned(),
             ..Refusal::default()
         });
@@ -61,13 +58,26 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
             failure::log(session, e, ctx);
         }
     }
-    if log.is_off() && ctx.recording.is_none() {
-        return;
+    if !log.is_off() || ctx.recording.is_some() {
+        write_down(session, e, ctx, ended, status, refused.map(|(_, reason)| reason));
     }
+}
+
+/// A line in the log, and the spans.
+fn write_down(
+    session: &Session,
+    e: Option<&Error>,
+    ctx: &Ctx,
+    ended: Instant,
+    status: u16,
+    refused: Option<&'static str>,
+) {
+    let (log, request) = (&ctx.gateway.access_log, session.req_header());
+    let (path, query) = target(request);
     let detail = e.filter(|_| refused.is_some()).map(failure::brief).unwrap_or_default();
     let field = |name: header::HeaderName| request.headers.get(name).map_or(&b""[..], |v| v.as_bytes());
     let downstream = session.as_downstream();
-    let peer = connection.filter(|_| !ctx.peer_trusted).and_then(|conn| conn.facts.peer.as_ref());
+    let peer = conn(session).filter(|_| !ctx.peer_trusted).and_then(|conn| conn.facts.peer.as_ref());
     let client_text = peer.map_or(&b""[..], |peer| peer.as_bytes());
     let exchange = Exchange {
         ended: ended.into_std(),
@@ -84,7 +94,7 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
         status,
         bytes_in: downstream.body_bytes_read() as u64,
         bytes_out: downstream.body_bytes_sent() as u64,
-        duration,
+        duration: ended - ctx.started,
         upstream_duration: ctx.upstream_took,
         route: ctx.route().map(|route| &route.stats.name),
         upstream: ctx.upstream.as_ref().map(|upstream| &upstream.stats().name),
@@ -93,7 +103,7 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
         reused: ctx.reused,
         user_agent: field(header::USER_AGENT),
         referer: field(header::REFERER),
-        error: refused.map(|(_, reason)| reason),
+        error: refused,
         detail: &detail,
     };
     log.write(&exchange);
@@ -195,8 +205,8 @@ impl<'a> Line<'a> {
         let mut words = line.split(|b| *b == b' ');
         let (Some(method), Some(target)) = (words.next(), words.next()) else { return Line::default() };
         // RFC 9110 §9.1; no method in use has anything but letters and hyphens.
-        let sound = (1..=32).contains(&method.len())
-            && method.iter().all(|b| b.is_ascii_uppercase() || *b == b'-' || *b == b'_');
+        let sound =
+            (1..=32).contains(&method.len()) && method.iter().all(|b| b.is_ascii_uppercase() || *b == b'-');
         let Some(method) = std::str::from_utf8(method).ok().filter(|_| sound) else { return Line::default() };
         let Some(target) = origin_form(target) else { return Line::default() };
         let end = memchr::memchr(b'?', target).unwrap_or(target.len());

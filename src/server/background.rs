@@ -101,9 +101,7 @@ impl Upkeep {
             self.tasks.insert(Arc::clone(upstream.name()), kept);
         }
     }
-}
 
-impl Upkeep {
     fn export(&mut self, tracing: Option<&Arc<Tracing>>) {
         let same = match (&self.exporting, tracing) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),

@@ -288,3 +288,57 @@ pub(super) fn tell(
     let known = Exchange { request_id: id, client: peer.map(|peer| peer.to_canonical()), ..known };
     record::unheard(&shared.observed, &shared.gateway.load().access_log, reject, line, known);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, load::System};
+    use crate::observe::Observed;
+    use arc_swap::ArcSwap;
+    use std::time::Duration;
+
+    /// A request that the engine never told of has a line, by what ended it; one that it told of has none here.
+    #[test]
+    fn what_ends_without_a_word_is_told() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let yaml = format!(
+            "listeners: [{{address: \"127.0.0.1:0\"}}]\naccess_log: {{path: {}}}\nroutes: [{{respond: {{}}}}]\n",
+            log.path().display()
+        );
+        let gateway = config::compile("test", &yaml, &System).unwrap_or_else(|e| panic!("{e:?}")).gateway;
+        gateway.access_log.open(None).unwrap();
+        let shared = Shared {
+            gateway: Arc::new(ArcSwap::from_pointee(gateway)),
+            counters: Counters::default(),
+            farewell: Arc::default(),
+            observed: Arc::new(Observed::default()),
+        };
+        let trail = Trail::default();
+        let request = |served| Told {
+            shared: &shared,
+            trail: &trail,
+            served,
+            peer: None,
+            line: b"GET /a?token=geheim HTTP/1.1"[..].into(),
+        };
+        let fault = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _told = request(1);
+            std::panic::resume_unwind(Box::new("a fault of ours"));
+        }));
+        assert!(fault.is_err());
+        drop(request(1)); // the engine refused its head after all
+        trail.told();
+        drop(request(1));
+        shared.farewell.begin();
+        drop(request(2));
+        let gateway = shared.gateway.load();
+        gateway.access_log.flush(Duration::from_secs(20));
+        let text = std::fs::read_to_string(log.path()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let told: Vec<_> =
+            lines.iter().map(|l| (l["status"].as_u64().unwrap(), l["error"].as_str().unwrap())).collect();
+        assert_eq!(told, [(500, "internal"), (400, "malformed"), (503, "cut_off")]);
+        assert!(lines.iter().all(|l| l["path"] == "/a" && l["query"] == "token=***"), "{text}");
+        assert_eq!(shared.observed.totals.so_far(), (3, 1), "the panic alone is a fault");
+    }
+}

@@ -12,7 +12,7 @@ use crate::gateway::{Bind, Limits};
 use crate::wire::conn::{Conn, Pace};
 use crate::wire::head::HeadLimits;
 use crate::wire::linger::Farewell;
-use log::{error, info, warn};
+use log::{error, info};
 use pingora::protocols::http::ServerSession;
 use std::collections::VecDeque;
 use std::io;
@@ -32,7 +32,6 @@ const HEAD_TIME: Duration = Duration::from_secs(2);
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// For an answer that is under way when the door is shut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(100);
 const HEAD: HeadLimits = HeadLimits { target: 2 << 10, size: 16 << 10, fields: 100 };
 
 /// The door, if the configuration has one.
@@ -187,34 +186,25 @@ impl State {
 }
 
 /// Accepts until it is told to end, and then lets those go who have been let in.
-async fn serve(acceptor: Acceptor, admin: Arc<Admin>, mut end: watch::Receiver<bool>) {
+async fn serve(mut acceptor: Acceptor, admin: Arc<Admin>, mut end: watch::Receiver<bool>) {
     let farewell = Arc::<Farewell>::default();
     let mut inside = JoinSet::new();
     let mut seats: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = acceptor.accept() => accepted,
+        let (socket, peer) = tokio::select! {
+            accepted = acceptor.next() => accepted,
             _ = end.wait_for(|end| *end) => break,
         };
         while inside.try_join_next().is_some() {}
-        match accepted {
-            Ok((socket, peer)) => {
-                if seats.len() >= MOST {
-                    seats.retain(|seat| !seat.is_finished());
-                }
-                if seats.len() >= MOST {
-                    seats.pop_front().iter().for_each(AbortHandle::abort);
-                }
-                let pace = Pace { write: ANSWER_TIME, body_rate: 240, body_grace: Limits::BODY_GRACE };
-                let conn =
-                    Conn::new(socket, peer, acceptor.port(), pace, Arc::clone(&farewell), Arc::new(()));
-                seats.push_back(inside.spawn(answer(Box::new(conn), Arc::clone(&admin), end.clone())));
-            }
-            Err(e) => {
-                warn!("admin: cannot accept: {e}");
-                tokio::time::sleep(PAUSE).await;
-            }
+        if seats.len() >= MOST {
+            seats.retain(|seat| !seat.is_finished());
         }
+        if seats.len() >= MOST {
+            seats.pop_front().iter().for_each(AbortHandle::abort);
+        }
+        let pace = Pace { write: ANSWER_TIME, body_rate: 240, body_grace: Limits::BODY_GRACE };
+        let conn = Conn::new(socket, peer, acceptor.port(), pace, Arc::clone(&farewell), Arc::new(()));
+        seats.push_back(inside.spawn(answer(Box::new(conn), Arc::clone(&admin), end.clone())));
     }
     drop(acceptor);
     let _ = timeout(LAST_WORDS, async { while inside.join_next().await.is_some() {} }).await;

@@ -222,6 +222,18 @@ mod tests {
         });
     }
 
+    /// An upgrade must not fail for what happened before it.
+    #[test]
+    fn the_longest_history_fits_into_a_message() {
+        let journal = crate::observe::journal::Journal::default();
+        (0..100).for_each(|_| journal.event("reload", false, "\u{1}".repeat(1 << 16)));
+        let history = journal.to_hand_over();
+        let terms =
+            Terms { pid: u32::MAX, generation: u64::MAX, window_ms: u64::MAX, fault_share: 0.1, history };
+        let length = serde_json::to_vec(&Message::Terms(terms)).unwrap().len();
+        assert!((200 << 10..LONGEST).contains(&length), "{length}");
+    }
+
     #[test]
     fn nonsense_and_silence_are_errors() {
         runtime().block_on(async {

@@ -453,8 +453,11 @@ impl Service for Workers {
     }
 }
 
+/// Accepts from a socket.
 pub(super) struct Acceptor {
     name: String,
+    /// It has been said that it cannot.
+    complained: bool,
     port: Option<u16>,
     kind: Kind,
 }
@@ -471,7 +474,12 @@ impl Acceptor {
             sockets::Listening::Tcp(listener) => Kind::Tcp(TcpListener::from_std(listener)?),
             sockets::Listening::Unix(listener) => Kind::Unix(UnixListener::from_std(listener)?),
         };
-        Ok(Acceptor { name: bound.name(), port: bound.address().map(|address| address.port()), kind })
+        Ok(Acceptor {
+            name: bound.name(),
+            complained: false,
+            port: bound.address().map(|address| address.port()),
+            kind,
+        })
     }
 
     /// The port; none of a Unix socket.
@@ -479,8 +487,26 @@ impl Acceptor {
         self.port
     }
 
-    /// The next connection, and whose it is.
-    pub(super) async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
+    /// The next connection, and whose it is. What goes wrong is said once, and tried again after a pause.
+    pub(super) async fn next(&mut self) -> (Socket, Option<IpAddr>) {
+        loop {
+            match self.accept().await {
+                Ok(accepted) => {
+                    self.complained = false;
+                    return accepted;
+                }
+                Err(e) if is_of_the_client(&e) => {}
+                Err(e) => {
+                    if !std::mem::replace(&mut self.complained, true) {
+                        warn!("{}: cannot accept: {e}", self.name);
+                    }
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
         match &self.kind {
             Kind::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
@@ -492,29 +518,15 @@ impl Acceptor {
     }
 }
 
-async fn accept_all(acceptor: Acceptor, accepting: Accepting, mut order: watch::Receiver<Order>) {
-    let mut complained = false;
+async fn accept_all(mut acceptor: Acceptor, accepting: Accepting, mut order: watch::Receiver<Order>) {
     loop {
-        let accepted = tokio::select! {
-            accepted = acceptor.accept() => accepted,
+        tokio::select! {
+            (socket, peer) = acceptor.next() => accepting.greet(socket, peer, acceptor.port),
             ordered = order.wait_for(|order| *order != Order::Accept) => {
                 if ordered.is_ok_and(|order| *order == Order::Close) {
                     accept_waiting(&acceptor, &accepting);
                 }
                 return;
-            }
-        };
-        match accepted {
-            Ok((socket, peer)) => {
-                complained = false;
-                accepting.greet(socket, peer, acceptor.port);
-            }
-            Err(e) if is_of_the_client(&e) => {}
-            Err(e) => {
-                if !std::mem::replace(&mut complained, true) {
-                    warn!("{}: cannot accept: {e}", acceptor.name);
-                }
-                tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
         }
     }

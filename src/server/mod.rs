@@ -102,20 +102,7 @@ pub fn run(start: Start) -> bool {
     let looked_at = sockets.admin.take();
     fit_descriptors(&mut gateway.limits);
     gateway.generation = predecessor.as_ref().map_or(1, |predecessor| predecessor.terms.generation + 1);
-    let conf = ServerConf {
-        threads: settings.threads.unwrap_or_else(processors),
-        // Pingora's other runtime, a queue for each thread, saves 2% of a request at best, but runs what
-        // was just woken last: with 5,000 busy connections everything has left the caches by then, and costs half more.
-        work_stealing: true,
-        upstream_keepalive_pool_size: settings.pool,
-        // Our own `Retry` decides; this only bounds it.
-        max_retries: crate::config::MAX_ATTEMPTS + 2,
-        // `Life` has waited for the requests already when it reports.
-        grace_period_seconds: Some(0),
-        graceful_shutdown_timeout_seconds: Some(0),
-        ..ServerConf::default()
-    };
-    let mut server = Server::new_with_opt_and_conf(None, conf);
+    let mut server = Server::new_with_opt_and_conf(None, engine(&settings));
     let gateway = Arc::new(ArcSwap::from_pointee(gateway));
     let shared = Arc::new(Shared {
         gateway: Arc::clone(&gateway),
@@ -183,6 +170,23 @@ pub fn run(start: Start) -> bool {
     gateway.load().access_log.flush(LAST_LINES);
     info!("stopped");
     !failed.load(Ordering::SeqCst)
+}
+
+/// How the engine is to run.
+fn engine(settings: &Settings) -> ServerConf {
+    ServerConf {
+        threads: settings.threads.unwrap_or_else(processors),
+        // Pingora's other runtime, a queue for each thread, saves 2% of a request at best, but runs what
+        // was just woken last: with 5,000 busy connections everything has left the caches by then, and costs half more.
+        work_stealing: true,
+        upstream_keepalive_pool_size: settings.pool,
+        // Our own `Retry` decides; this only bounds it.
+        max_retries: crate::config::MAX_ATTEMPTS + 2,
+        // `Life` has waited for the requests already when it reports.
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(0),
+        ..ServerConf::default()
+    }
 }
 
 /// How long the last lines of the access log may take.

@@ -126,10 +126,23 @@ impl Reloads {
                 let _turn = self.turn.lock().await;
                 self.reload(upkeep).await
             };
+            if outcome.is_err() {
+                self.reopen_log().await;
+            }
             self.tell(&outcome);
             for one in waiting {
                 let _ = one.send(outcome.clone()); // who asked may be gone
             }
+        }
+    }
+
+    /// Whoever has moved the log's file wants it made anew whatever else is wrong, and may do anything with the old one once
+    /// the reload is over. A disk that hangs is not waited for.
+    async fn reopen_log(&self) {
+        let gateway = self.shared.gateway.load_full();
+        let reopened = tokio::task::spawn_blocking(move || gateway.access_log.reopen());
+        if tokio::time::timeout(PATIENCE, reopened).await.is_err() {
+            error!("the access log could not be opened anew within {PATIENCE:?}");
         }
     }
 
@@ -147,9 +160,6 @@ impl Reloads {
                 let gateway = self.shared.gateway.load();
                 error!("{} not reloaded: generation {} goes on", self.source(), gateway.generation);
                 observed.journal.event("reload", false, reasons.join("\n"));
-                // Whoever moved its file wants that whatever else is wrong. A disk that hangs must not be waited for.
-                let gateway = Arc::clone(&gateway);
-                tokio::task::spawn_blocking(move || gateway.access_log.reopen());
             }
         }
     }

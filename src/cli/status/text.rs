@@ -185,23 +185,17 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
 
 /// The day in UTC: `2026-03-21`.
 pub(super) fn day(ms: u64) -> String {
-    // Days since 0000-03-01: a year that begins with March has its leap day at its end. The 400 years of the
-    // Gregorian calendar have 146,097 days.
-    let days = ms / 86_400_000 + 719_468;
-    let of_era = days % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_based = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_based + 2) / 5 + 1;
-    let month = if march_based < 10 { march_based + 3 } else { march_based - 9 };
-    let year = days / 146_097 * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
+    at(ms, "%Y-%m-%d")
 }
 
 /// The second in UTC: `2026-03-21T14:03:22Z`.
 pub(super) fn utc(ms: u64) -> String {
-    let seconds = ms / 1_000 % 86_400;
-    format!("{}T{:02}:{:02}:{:02}Z", day(ms), seconds / 3_600, seconds / 60 % 60, seconds % 60)
+    at(ms, "%Y-%m-%dT%H:%M:%SZ")
+}
+
+fn at(ms: u64, form: &str) -> String {
+    let at = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.unwrap_or_default().strftime(form).to_string()
 }
 
 #[cfg(test)]

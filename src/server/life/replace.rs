@@ -60,7 +60,7 @@ impl Course {
                 generation: shared.gateway.load().generation,
                 window_ms: timing.rollback.as_millis() as u64,
                 fault_share: shared.observed.totals.fault_share(),
-                history: shared.observed.journal.events(),
+                history: shared.observed.journal.to_hand_over(),
             };
             let failed = |e| format!("the sockets cannot be handed over: {e}");
             let mut sockets = listeners.pass().map_err(failed)?;
