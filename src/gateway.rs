@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Everything that serves requests.
 pub struct Gateway {
+    /// Where clients come in.
+    pub listeners: Box<[Arc<Listener>]>,
     /// Finds the route of a request.
     pub router: Router<Route>,
     /// Whose forwarding fields are believed.
@@ -49,13 +51,16 @@ impl Gateway {
     pub fn route(&self, id: RouteId) -> &Route {
         self.router.get(id)
     }
+
+    /// Where its listeners listen, in the file's order.
+    pub fn binds(&self) -> Vec<Bind> {
+        self.listeners.iter().map(|listener| listener.at.clone()).collect()
+    }
 }
 
 /// What the process is built with; see `server::reload` for what a change of it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where to listen. These alone may change without a new process.
-    pub listeners: Vec<Bind>,
     /// Where the process takes commands; `None`: where the service manager gave it a folder, else nowhere.
     pub control: Option<PathBuf>,
     /// Worker threads; `None`: one for each processor.
@@ -94,6 +99,13 @@ impl std::fmt::Debug for Admin {
         let token = self.token.as_ref().map(|_| "…");
         f.debug_struct("Admin").field("address", &self.address).field("token", &token).finish_non_exhaustive()
     }
+}
+
+/// Where clients come in, and how what comes in there is served. A connection keeps the one that it came in by.
+#[derive(Debug)]
+pub struct Listener {
+    /// Where it listens.
+    pub at: Bind,
 }
 
 /// Where a listener listens.

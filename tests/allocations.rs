@@ -59,7 +59,7 @@ fn a_request_allocates_as_often_as_is_written_down() {
 
     let compiled = config::load(file.path()).unwrap_or_else(|e| panic!("{e:?}"));
     compiled.gateway.access_log.open(None).unwrap();
-    let sockets = Inherited::default().bind_all(&compiled.settings.listeners).unwrap();
+    let sockets = Inherited::default().bind_all(&compiled.gateway.binds()).unwrap();
     let (gateway, signals) = (sockets.bound[0].address().unwrap(), Signals::hear().unwrap());
     std::thread::spawn(|| {
         portcullis::server::run(Start::new(compiled, sockets, signals));

@@ -47,7 +47,7 @@ pub(super) fn demo(options: &Options) -> u8 {
     };
     // Bound here to know the port that `--listen 127.0.0.1:0` got, and to speak plainly when it is taken.
     let sockets =
-        match Inherited::default().bind_with(&compiled.settings.listeners, compiled.gateway.admin.as_ref()) {
+        match Inherited::default().bind_with(&compiled.gateway.binds(), compiled.gateway.admin.as_ref()) {
             Ok(sockets) => sockets,
             Err(e) => {
                 eprintln!("{}", e.0);

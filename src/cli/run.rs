@@ -98,7 +98,7 @@ fn begin(compiled: Compiled, file: PathBuf, signals: Signals, inherited: Inherit
 /// Binds what the configuration listens on, and opens what it writes to.
 fn bind(compiled: &Compiled, inherited: Inherited) -> Result<Sockets, String> {
     compiled.gateway.access_log.open(None)?;
-    let sockets = inherited.bind_with(&compiled.settings.listeners, compiled.gateway.admin.as_ref());
+    let sockets = inherited.bind_with(&compiled.gateway.binds(), compiled.gateway.admin.as_ref());
     sockets.map_err(|StartError(reason)| reason)
 }
 

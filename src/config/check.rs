@@ -49,7 +49,7 @@ pub(super) fn matching(route: &RawRoute) -> Match {
 
 fn listeners(raw: &Raw, cx: &Context<'_>) {
     let mut seen = HashMap::new();
-    for At { place, value } in &raw.listeners {
+    for At { place, value } in raw.listeners.iter().map(|listener| &listener.address) {
         // Port 0 is another port each time.
         if matches!(value, Bind::Tcp(address) if address.port() == 0) {
             continue;
@@ -60,8 +60,8 @@ fn listeners(raw: &Raw, cx: &Context<'_>) {
         }
     }
     let Some(At { place, value: admin }) = &raw.admin else { return };
-    let taken = raw.listeners.iter().find(|listener| listener.value.overlaps(&admin.address));
-    if let Some(first) = taken.map(|listener| listener.place.pos.line) {
+    let taken = raw.listeners.iter().find(|listener| listener.address.value.overlaps(&admin.address));
+    if let Some(first) = taken.map(|listener| listener.address.place.pos.line) {
         let address = place.show(&admin.address);
         cx.fail(
             place,

@@ -3,11 +3,11 @@
 use super::check::matching;
 use super::decode::At;
 use super::raw::{
-    upstream_url, Balance, Raw, RawAction, RawHealthCheck, RawLimits, RawPolicies, RawRewrite, RawRoute,
-    RawUpstream,
+    upstream_url, Balance, Raw, RawAction, RawHealthCheck, RawLimits, RawListener, RawPolicies, RawRewrite,
+    RawRoute, RawUpstream,
 };
 use crate::base::client::TrustedProxies;
-use crate::gateway::{Action, Gateway, Limits, Retry, Route, Rules, Settings, Split, Timing};
+use crate::gateway::{Action, Gateway, Limits, Listener, Retry, Route, Rules, Settings, Split, Timing};
 use crate::observe::access_log::AccessLog;
 use crate::observe::stats::RouteStats;
 use crate::observe::trace::Tracing;
@@ -80,13 +80,10 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
             Some((matching, Route { stats, action, rules }))
         })
         .collect();
-    let settings = Settings {
-        listeners: raw.listeners.into_iter().map(|l| l.value).collect(),
-        control: raw.control.clone(),
-        threads: raw.threads,
-        pool: upstreams.pool.max(1),
-    };
+    let settings =
+        Settings { control: raw.control.clone(), threads: raw.threads, pool: upstreams.pool.max(1) };
     let gateway = Gateway {
+        listeners: raw.listeners.into_iter().map(|raw| Arc::new(listener(raw))).collect(),
         router: Router::build(routes),
         trusted: TrustedProxies::new(raw.trusted_proxies),
         limits: limits(&raw.limits),
@@ -105,6 +102,10 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         generation: 0,
     };
     Compiled { gateway, settings, routes: count }
+}
+
+fn listener(raw: RawListener) -> Listener {
+    Listener { at: raw.address.value }
 }
 
 /// All upstreams, each once, inline ones by their address.

@@ -19,7 +19,7 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub struct Raw {
     /// `listeners`.
-    pub listeners: Vec<At<Bind>>,
+    pub listeners: Vec<RawListener>,
     /// `threads`.
     pub threads: Option<usize>,
     /// `watch`.
@@ -50,6 +50,13 @@ pub struct Raw {
     pub defaults: RawPolicies,
     /// `routes`.
     pub routes: Vec<RawRoute>,
+}
+
+/// One of `listeners`.
+#[derive(Debug)]
+pub struct RawListener {
+    /// `address`.
+    pub address: At<Bind>,
 }
 
 /// `limits`; what is absent keeps its default.

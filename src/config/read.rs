@@ -4,8 +4,8 @@ mod observe;
 mod route;
 mod upstream;
 
-use super::decode::{At, Item};
-use super::raw::{positive_duration, Raw, RawLimits, RawUpgrade};
+use super::decode::Item;
+use super::raw::{positive_duration, Raw, RawLimits, RawListener, RawUpgrade};
 use crate::base::units;
 use crate::gateway::Bind;
 use crate::policy::rewrite;
@@ -114,11 +114,11 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
-fn listener(item: &Item<'_, '_>) -> Option<At<Bind>> {
+fn listener(item: &Item<'_, '_>) -> Option<RawListener> {
     let fields = item.fields("a mapping such as {address: 0.0.0.0:8080}")?;
     let address = fields.need("address").and_then(|i| i.parse("an address to listen on", bind));
     fields.close();
-    address
+    Some(RawListener { address: address? })
 }
 
 /// `ip:port`, `[v6]:port`, `unix:/path`.

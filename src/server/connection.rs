@@ -2,7 +2,7 @@
 
 use super::Shared;
 use crate::error::Reject;
-use crate::gateway::Limits;
+use crate::gateway::{Limits, Listener};
 use crate::observe::exchange::Exchange;
 use crate::proxy::ctx::new_id;
 use crate::proxy::record::Left;
@@ -24,16 +24,16 @@ use tokio::sync::{watch, Notify};
 /// How much of a request line is kept for the log, should the request end without a word.
 const LINE: usize = 512;
 
-/// A connection that is let in.
-pub struct Admission {
+/// A connection that was accepted.
+pub struct Arrival {
     /// The accepted socket.
     pub socket: Socket,
     /// The client's address; none on a Unix socket.
     pub peer: Option<IpAddr>,
     /// The port it connected to; none on a Unix socket.
     pub port: Option<u16>,
-    /// Counts the connection until it is dropped.
-    pub ticket: Arc<Ticket>,
+    /// What it came in by.
+    pub listener: Arc<Listener>,
 }
 
 /// Connections and requests that are there now.
@@ -167,14 +167,15 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Serves requests on one connection until it ends.
+/// Serves requests on one connection until it ends; `ticket` counts it until then.
 pub async fn serve(
-    admission: Admission,
+    arrival: Arrival,
+    ticket: Arc<Ticket>,
     proxy: Arc<HttpProxy<Proxy>>,
     shared: Arc<Shared>,
     draining: watch::Receiver<bool>,
 ) {
-    let Admission { socket, peer, port, ticket } = admission;
+    let Arrival { socket, peer, port, .. } = arrival;
     let mut limits = shared.gateway.load().limits;
     let farewell = Arc::clone(&shared.farewell);
     let itself = !ticket.counted;

@@ -4,7 +4,8 @@
 //! whoever asks for its health is told; it shuts when a successor answers in its place. It has its own few connections, which
 //! no limit of the clients' counts, no log names and no drain waits for. Nobody has to wait behind others there.
 
-use super::listen::{Acceptor, Listeners};
+use super::accept::Acceptor;
+use super::listen::Listeners;
 use super::sockets::{self, Bound, Passed};
 use super::StartError;
 use crate::admin::Admin;

@@ -4,34 +4,32 @@
 //! cannot count connections, cannot watch over a head's deadline, and has the listeners that it started with for ever,
 //! so this one stands in its place.
 
-use super::connection::{self, Admission, Ticket};
+use super::accept::Acceptor;
+use super::connection::{self, Arrival, Ticket};
 use super::sockets::{self, Bound, Inherited, Passed, Sockets};
 use super::{systemd, Shared, StartError};
 use crate::error::Reject;
-use crate::gateway::Bind;
+use crate::gateway::{Bind, Listener};
 use crate::observe::exchange::Exchange;
 use crate::proxy::{failure, Proxy};
 use crate::wire::socket::Socket;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use log::{error, info, warn};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
 use pingora_proxy::HttpProxy;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::{watch, Notify};
 use tokio::task::JoinHandle;
-
-/// A pause when the process or the system is out of descriptors or memory, instead of spinning.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the gateway asks itself: no route has the path `*`, so no upstream is in it, and there must be a 404.
 const QUESTION: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost: itself\r\nConnection: close\r\n\r\n";
@@ -73,6 +71,8 @@ struct Accepting {
 
 struct Open {
     bound: Bound,
+    /// As configured now; what is accepted while it is removed is served as it was.
+    listener: Arc<ArcSwap<Listener>>,
     task: Option<Task>,
 }
 
@@ -98,11 +98,11 @@ pub struct Change {
 
 impl Listeners {
     /// Of sockets that listen already. Nothing is accepted before [`open_up`](Self::open_up).
-    pub fn new(sockets: Sockets) -> Self {
+    pub fn new(sockets: Sockets, configured: &[Arc<Listener>]) -> Self {
         let Sockets { bound, aside, unclaimed, .. } = sockets;
-        let open = bound.into_iter().map(|bound| Open { bound, task: None }).collect();
         let store = Store { ours: false, unwanted: unclaimed };
-        let all = All { open, aside, accepts: false, store };
+        let mut all = All { open: Vec::new(), aside, accepts: false, store };
+        all.configure(bound, configured);
         Listeners { all: Mutex::new(all), accepting: OnceLock::new() }
     }
 
@@ -149,7 +149,7 @@ impl Listeners {
     }
 
     /// Accepts from what was added, and closes what is not configured any more. Returns how many of each.
-    pub async fn commit(&self, change: Change) -> (usize, usize) {
+    pub async fn commit(&self, change: Change, configured: &[Arc<Listener>]) -> (usize, usize) {
         let added = change.added.len();
         let removed = {
             let mut all = self.all();
@@ -160,7 +160,7 @@ impl Listeners {
                     removed.push(all.open.remove(place));
                 }
             }
-            all.open.extend(change.added.into_iter().map(|bound| Open { bound, task: None }));
+            all.configure(change.added, configured);
             removed
         };
         self.accept();
@@ -190,7 +190,7 @@ impl Listeners {
             return;
         }
         for open in all.open.iter_mut().filter(|open| open.task.is_none()) {
-            match accepting.begin(&open.bound) {
+            match accepting.begin(open) {
                 Ok(task) => {
                     info!("listening on {}", open.bound.name());
                     open.task = Some(task);
@@ -204,11 +204,12 @@ impl Listeners {
     ///
     /// # Errors
     /// The first address that cannot be bound, and why; nothing is accepted then.
-    pub fn reopen(&self, wanted: &[Bind]) -> Result<(), StartError> {
-        let change = self.prepare(wanted, None)?;
+    pub fn reopen(&self, configured: &[Arc<Listener>]) -> Result<(), StartError> {
+        let wanted: Vec<Bind> = configured.iter().map(|listener| listener.at.clone()).collect();
+        let change = self.prepare(&wanted, None)?;
         {
             let mut all = self.all();
-            all.open.extend(change.added.into_iter().map(|bound| Open { bound, task: None }));
+            all.configure(change.added, configured);
             all.settle_store();
         }
         self.open_up();
@@ -325,6 +326,24 @@ impl Listeners {
 }
 
 impl All {
+    /// Adds sockets, and tells each one how it is configured now: the first on an address is the first configured there.
+    fn configure(&mut self, added: Vec<Bound>, configured: &[Arc<Listener>]) {
+        let mut left: Vec<&Arc<Listener>> = configured.iter().collect();
+        let mut take = |at: &Bind| {
+            let place = left.iter().position(|listener| listener.at == *at)?;
+            Some(Arc::clone(left.remove(place)))
+        };
+        for open in &self.open {
+            if let Some(listener) = take(&open.bound.at) {
+                open.listener.store(listener);
+            }
+        }
+        for bound in added {
+            let listener = take(&bound.at).expect("only what is configured is bound");
+            self.open.push(Open { bound, listener: Arc::new(ArcSwap::new(listener)), task: None });
+        }
+    }
+
     fn addresses(&self) -> Vec<Bind> {
         self.open
             .iter()
@@ -377,17 +396,20 @@ impl Task {
 }
 
 impl Accepting {
-    fn begin(&self, bound: &Bound) -> io::Result<Task> {
+    fn begin(&self, open: &Open) -> io::Result<Task> {
         let _within = self.runtime.enter();
-        let acceptor = Acceptor::new(bound)?;
+        let acceptor = Acceptor::new(&open.bound)?;
         let order = watch::Sender::new(Order::Accept);
-        let done = self.runtime.spawn(accept_all(acceptor, self.clone(), order.subscribe()));
+        let listener = Arc::clone(&open.listener);
+        let done = self.runtime.spawn(accept_all(acceptor, listener, self.clone(), order.subscribe()));
         Ok(Task { order, done })
     }
 
     async fn ask_itself(self) -> io::Result<Vec<u8>> {
         let (mut ours, theirs) = UnixStream::pair()?;
-        self.serve(Socket::Unix(theirs), None, None, self.shared.admit_itself());
+        let listener = Arc::new(Listener { at: Bind::Unix(PathBuf::new()) });
+        let itself = Arrival { socket: Socket::Unix(theirs), peer: None, port: None, listener };
+        self.serve(itself, self.shared.admit_itself());
         ours.write_all(QUESTION).await?;
         let mut answer = vec![0; PROOF.len()];
         ours.read_exact(&mut answer).await?;
@@ -395,20 +417,19 @@ impl Accepting {
     }
 
     /// Serves a connection, or tells it that there is no room.
-    fn greet(&self, socket: Socket, peer: Option<IpAddr>, port: Option<u16>) {
-        match self.shared.admit(peer) {
+    fn greet(&self, arrival: Arrival) {
+        match self.shared.admit(arrival.peer) {
             Ok(ticket) => {
                 self.shared.observed.totals.accepted.fetch_add(1, Ordering::Relaxed);
-                self.serve(socket, peer, port, ticket);
+                self.serve(arrival, ticket);
             }
-            Err(reject) => turn_away(&self.shared, &socket, peer, &reject),
+            Err(reject) => turn_away(&self.shared, &arrival, &reject),
         }
     }
 
-    fn serve(&self, socket: Socket, peer: Option<IpAddr>, port: Option<u16>, ticket: Arc<Ticket>) {
-        let admission = Admission { socket, peer, port, ticket };
+    fn serve(&self, arrival: Arrival, ticket: Arc<Ticket>) {
         let (proxy, shared) = (Arc::clone(&self.proxy), Arc::clone(&self.shared));
-        tokio::spawn(connection::serve(admission, proxy, shared, self.draining.clone()));
+        tokio::spawn(connection::serve(arrival, ticket, proxy, shared, self.draining.clone()));
     }
 }
 
@@ -453,112 +474,39 @@ impl Service for Workers {
     }
 }
 
-/// Accepts from a socket.
-pub(super) struct Acceptor {
-    name: String,
-    /// It has been said that it cannot.
-    complained: bool,
-    port: Option<u16>,
-    kind: Kind,
-}
-
-enum Kind {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Acceptor {
-    /// Of this runtime.
-    pub(super) fn new(bound: &Bound) -> io::Result<Self> {
-        let kind = match bound.another()? {
-            sockets::Listening::Tcp(listener) => Kind::Tcp(TcpListener::from_std(listener)?),
-            sockets::Listening::Unix(listener) => Kind::Unix(UnixListener::from_std(listener)?),
-        };
-        Ok(Acceptor {
-            name: bound.name(),
-            complained: false,
-            port: bound.address().map(|address| address.port()),
-            kind,
-        })
-    }
-
-    /// The port; none of a Unix socket.
-    pub(super) fn port(&self) -> Option<u16> {
-        self.port
-    }
-
-    /// The next connection, and whose it is. What goes wrong is said once, and tried again after a pause.
-    pub(super) async fn next(&mut self) -> (Socket, Option<IpAddr>) {
-        loop {
-            match self.accept().await {
-                Ok(accepted) => {
-                    self.complained = false;
-                    return accepted;
-                }
-                Err(e) if is_of_the_client(&e) => {}
-                Err(e) => {
-                    if !std::mem::replace(&mut self.complained, true) {
-                        warn!("{}: cannot accept: {e}", self.name);
-                    }
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
-        match &self.kind {
-            Kind::Tcp(listener) => {
-                let (socket, peer) = listener.accept().await?;
-                let _ = socket.set_nodelay(true); // answers leave when they are written
-                Ok((Socket::Tcp(socket), Some(peer.ip())))
-            }
-            Kind::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
-        }
-    }
-}
-
-async fn accept_all(mut acceptor: Acceptor, accepting: Accepting, mut order: watch::Receiver<Order>) {
+async fn accept_all(
+    mut acceptor: Acceptor,
+    listener: Arc<ArcSwap<Listener>>,
+    accepting: Accepting,
+    mut order: watch::Receiver<Order>,
+) {
+    let arrived = |acceptor: &Acceptor, socket, peer| {
+        accepting.greet(Arrival { socket, peer, port: acceptor.port(), listener: listener.load_full() });
+    };
     loop {
         tokio::select! {
-            (socket, peer) = acceptor.next() => accepting.greet(socket, peer, acceptor.port),
+            (socket, peer) = acceptor.next() => {
+                arrived(&acceptor, socket, peer);
+            }
             ordered = order.wait_for(|order| *order != Order::Accept) => {
                 if ordered.is_ok_and(|order| *order == Order::Close) {
-                    accept_waiting(&acceptor, &accepting);
+                    while let Some((socket, peer)) = acceptor.waiting() {
+                        arrived(&acceptor, socket, peer);
+                    }
                 }
                 return;
             }
         }
     }
-}
-
-/// Accepts what is in the queue now. The runtime's budget for a task must not end this: the rest would be reset.
-fn accept_waiting(acceptor: &Acceptor, accepting: &Accepting) {
-    while let Some(accepted) = tokio::task::unconstrained(acceptor.accept()).now_or_never() {
-        match accepted {
-            Ok((socket, peer)) => accepting.greet(socket, peer, acceptor.port),
-            Err(e) if is_of_the_client(&e) => {}
-            Err(e) => {
-                warn!("{}: cannot accept what waits: {e}", acceptor.name);
-                return;
-            }
-        }
-    }
-}
-
-/// The client went away between the kernel's handshake and our accept.
-fn is_of_the_client(e: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(e.kind(), K::ConnectionAborted | K::ConnectionReset | K::ConnectionRefused | K::Interrupted)
 }
 
 /// One attempt to write, without a task: a flood must cost less than what it displaces.
-fn turn_away(shared: &Shared, socket: &Socket, peer: Option<IpAddr>, reject: &Reject) {
+fn turn_away(shared: &Shared, arrival: &Arrival, reject: &Reject) {
     let id = crate::proxy::ctx::new_id();
     let answer = failure::raw_answer(reject, id.to_str().unwrap_or_default());
-    let _ = match socket {
+    let _ = match &arrival.socket {
         Socket::Tcp(s) => s.try_write(&answer),
         Socket::Unix(s) => s.try_write(&answer),
     };
-    connection::tell(shared, reject, id.as_bytes(), peer, b"", Exchange::default());
+    connection::tell(shared, reject, id.as_bytes(), arrival.peer, b"", Exchange::default());
 }

@@ -7,6 +7,7 @@
 //! Everything that can fail at start fails before anything is announced, with an exit code that tells a bad
 //! configuration from an address in use.
 
+mod accept;
 mod background;
 pub mod connection;
 pub mod control;
@@ -120,7 +121,7 @@ pub fn run(start: Start) -> bool {
             None
         }
     });
-    let listeners = Arc::new(Listeners::new(sockets));
+    let listeners = Arc::new(Listeners::new(sockets, &gateway.load().listeners));
     let desk = Arc::new(Desk::new(Arc::clone(&shared), Arc::clone(&listeners)));
     let admin = Admin::new(Arc::clone(&gateway), Arc::clone(&shared.observed), Arc::clone(&desk) as _);
     let admin = Arc::new(admin);

@@ -25,7 +25,7 @@ use super::{fit_descriptors, processors, Shared};
 use crate::config::load::LoadError;
 use crate::config::{self, Compiled};
 use crate::error::ConfigError;
-use crate::gateway::{Bind, Gateway, Settings};
+use crate::gateway::{Gateway, Settings};
 use crate::upstream::Upstream;
 use log::{error, info};
 use std::collections::HashMap;
@@ -110,11 +110,6 @@ impl Reloads {
     /// Waits for a reload that is under way; as long as the guard lives there is none.
     pub(super) async fn none(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
-    }
-
-    /// Where the configuration that serves has the process listen.
-    pub(super) fn listeners(&self) -> Vec<Bind> {
-        lock(&self.running).listeners.clone()
     }
 
     /// Carries out what is asked for, for ever.
@@ -209,7 +204,7 @@ impl Reloads {
         self.needs_no_new_process(file, &settings)?;
         let looked_at = gateway.admin.as_ref().map(|admin| &admin.address);
         let moved = self.door.prepare(looked_at, &self.listeners).map_err(|e| wrong(&e.0))?;
-        let change = match self.listeners.prepare(&settings.listeners, self.door.whereabouts().as_ref()) {
+        let change = match self.listeners.prepare(&gateway.binds(), self.door.whereabouts().as_ref()) {
             Ok(change) => change,
             Err(e) => {
                 self.door.revoke(moved, &self.listeners);
@@ -241,8 +236,7 @@ impl Reloads {
         self.shared.gateway.store(Arc::clone(&gateway));
         self.door.commit(moved, &self.listeners);
         upkeep.follow(&gateway);
-        lock(&self.running).listeners = settings.listeners;
-        let (added, closed) = self.listeners.commit(change).await;
+        let (added, closed) = self.listeners.commit(change, &gateway.listeners).await;
         let listeners = match (added, closed) {
             (0, 0) => String::new(),
             (added, closed) => format!(", listeners: {added} new, {closed} removed"),

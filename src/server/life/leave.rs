@@ -46,7 +46,7 @@ impl Course {
         let Stage::Drained(task, waiting) = &mut self.stage else {
             return refuse(reply, "Undrain", "it is not drained");
         };
-        if let Err(e) = self.birth.listeners.reopen(&self.birth.reloads.listeners()) {
+        if let Err(e) = self.birth.listeners.reopen(&self.birth.shared.gateway.load().listeners) {
             return refuse(reply, "Undrain", &e.0);
         }
         task.abort();
