@@ -69,7 +69,8 @@ fn paths(c: &mut Criterion) {
 
 /// The gateway's fields into the upstream's request: into one map, and into the engine's two, where names have a spelling.
 fn fields(c: &mut Criterion) {
-    let (facts, id) = (Facts::new(Some([192, 0, 2, 7].into()), Some(443)), ctx::new_id());
+    let (facts, id) =
+        (Facts::new(Some([192, 0, 2, 7].into()), Some(443), None, Arc::default()), ctx::new_id());
     let own =
         Own { client: Some(&facts), trusted: false, id: &id, received: http::Version::HTTP_11, trace: None };
     let mut spelt = RequestHeader::build("GET", b"/", Some(2)).expect("a request");

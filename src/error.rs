@@ -51,6 +51,10 @@ pub enum Reject {
     SlowBody,
     /// The body is larger than the route allows, in bytes.
     BodyTooLarge(u64),
+    /// The host is not one that this TLS connection is for.
+    Misdirected,
+    /// Plain HTTP where TLS is spoken.
+    PlainHttp,
     /// No route serves this host and path.
     NoRoute,
     /// Routes serve the path, but with these methods only.

@@ -8,8 +8,11 @@ use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
 use crate::policy::Chain;
 use crate::router::{RouteId, Router};
+use crate::tls::ticket::TicketKeys;
+use crate::tls::Terminator;
 use crate::upstream::discover::Resolver;
 use crate::upstream::Upstream;
+use crate::wire::facts::Terms;
 use crate::wire::head::HeadLimits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +33,8 @@ pub struct Gateway {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Asks for the addresses of named targets.
     pub resolver: Arc<Resolver>,
+    /// What seals TLS sessions; the same for all configurations of the process.
+    pub ticket_keys: Arc<TicketKeys>,
     /// Where requests are written down.
     pub access_log: AccessLog,
     /// Where spans go, if any are recorded.
@@ -106,6 +111,10 @@ impl std::fmt::Debug for Admin {
 pub struct Listener {
     /// Where it listens.
     pub at: Bind,
+    /// Ends TLS, where there is TLS.
+    pub tls: Option<Arc<Terminator>>,
+    /// What it asks of who comes in.
+    pub terms: Arc<Terms>,
 }
 
 /// Where a listener listens.

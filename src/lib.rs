@@ -3,6 +3,7 @@
 //! The rooms, in reading order:
 //!
 //! 1. [`base`]: pure values; [`wire`]: bytes on a connection to checked heads and delimited bodies; [`error`].
+//!    [`tls`]: certificates, and who must show one.
 //! 2. [`observe`]: what is known of requests afterwards. [`router`]: which route; [`policy`]: what it does besides; [`upstream`]: who can serve it.
 //! 3. [`gateway`]: these compiled into one immutable snapshot; [`config`]: from a YAML file to that snapshot.
 //! 4. [`proxy`]: a request's way through the snapshot, on Pingora's engine.
@@ -27,5 +28,6 @@ pub mod policy;
 pub mod proxy;
 pub mod router;
 pub mod server;
+pub mod tls;
 pub mod upstream;
 pub mod wire;

@@ -4,30 +4,31 @@
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const HOUSE: [(&str, &[&str]); 13] = [
+const HOUSE: [(&str, &[&str]); 14] = [
     ("base", &[]),
-    ("wire", &["base"]),
+    ("tls", &["base"]),
+    ("wire", &["base", "tls"]),
     ("error", &["base", "wire"]),
     ("observe", &["base"]),
     ("router", &["base", "error"]),
     ("policy", &["base", "wire", "error"]),
     ("upstream", &["base", "wire", "error", "observe"]),
-    ("gateway", &["base", "wire", "error", "observe", "router", "policy", "upstream"]),
-    ("config", &["base", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
-    ("proxy", &["base", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
-    ("admin", &["base", "observe", "upstream", "gateway"]),
+    ("gateway", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream"]),
+    ("config", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
+    ("proxy", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
+    ("admin", &["base", "tls", "observe", "upstream", "gateway"]),
     (
         "server",
         &[
-            "base", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config", "proxy",
-            "admin",
+            "base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config",
+            "proxy", "admin",
         ],
     ),
     (
         "cli",
         &[
-            "base", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config", "proxy",
-            "admin", "server",
+            "base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config",
+            "proxy", "admin", "server",
         ],
     ),
 ];

@@ -4,6 +4,7 @@
 //! resolve), reasons and classes of statuses as the code names them. A histogram appears with its first observation, so
 //! that thousands of idle routes do not make thousands of series.
 
+use super::status::certificates;
 use super::Admin;
 use crate::gateway::Gateway;
 use crate::observe::stats::{Histogram, RouteStats, BOUNDS, CODES, RETRY_REASONS};
@@ -49,6 +50,7 @@ impl Collector for Everything {
         families.routes(&gateway, &self.0.observed.totals.unrouted)?;
         families.upstreams(&gateway)?;
         families.connections(&self.0, &process)?;
+        families.tls(&self.0, &gateway)?;
         families.configuration(&self.0, &gateway, &process)?;
         families.written(&self.0, &gateway)?;
         families.runtime(&self.0)?;
@@ -211,6 +213,24 @@ impl Families<'_> {
             "portcullis_connections_accepted",
             "Client connections accepted",
             admin.observed.totals.accepted.load(Relaxed),
+        )
+    }
+
+    fn tls(&mut self, admin: &Admin, gateway: &Gateway) -> Result {
+        let handshakes = ["full", "resumed", "failed"].into_iter().zip(&admin.observed.totals.handshakes);
+        self.counters(
+            "portcullis_tls_handshakes",
+            "TLS handshakes with clients: full, resumed by a ticket, or failed",
+            handshakes.map(|(result, count)| ([("result", result)], count.load(Relaxed))),
+        )?;
+        let certificates: Vec<(String, i64)> = certificates(gateway)
+            .into_iter()
+            .map(|shown| (shown.file.display().to_string(), shown.valid.1))
+            .collect();
+        self.gauges(
+            "portcullis_certificate_expiry_timestamp_seconds",
+            "When a certificate of a listener ends, by its file",
+            certificates.iter().map(|(file, until)| ([("certificate", file.as_str())], *until as f64)),
         )
     }
 

@@ -3,8 +3,9 @@
 use crate::gateway::{Action, Gateway, Route};
 use crate::observe::exchange::unix_millis;
 use crate::observe::stats::{RouteStats, BOUNDS, RETRY_REASONS};
-use crate::observe::status::{RouteStatus, Status, TargetStatus, UpstreamStatus, Written};
+use crate::observe::status::{Certificate, RouteStatus, Status, TargetStatus, UpstreamStatus, Written};
 use crate::observe::Observed;
+use crate::tls::terminator::Shown;
 use crate::upstream::peer::Target;
 use crate::upstream::Upstream;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,12 +28,30 @@ pub(super) fn describe(gateway: &Gateway, observed: &Observed, status: &mut Stat
     }
     status.routes = routes;
     status.upstreams = gateway.upstreams.iter().map(|upstream| of_upstream(upstream)).collect();
+    status.certificates = certificates(gateway).into_iter().map(of_certificate).collect();
     status.refusals = observed.journal.refusals();
     status.history = observed.journal.events();
     let (written, dropped) = gateway.access_log.counts();
     status.access_log = Written { written, dropped };
     let spans = gateway.tracing.as_ref().map(|tracing| tracing.exporter.counts()).unwrap_or_default();
     status.spans = Written { written: spans.exported, dropped: spans.dropped + spans.failed };
+}
+
+/// The certificates, each once.
+pub(super) fn certificates(gateway: &Gateway) -> Vec<Shown> {
+    let tls = gateway.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let mut certificates: Vec<_> = tls.flat_map(|tls| tls.certificates()).collect();
+    certificates.sort_by(|a, b| a.file.cmp(&b.file));
+    certificates.dedup_by(|a, b| a.file == b.file); // one may stand at many listeners
+    certificates
+}
+
+fn of_certificate(shown: Shown) -> Certificate {
+    Certificate {
+        names: shown.names,
+        expires_ms: u64::try_from(shown.valid.1).unwrap_or_default().saturating_mul(1000),
+        file: shown.file.display().to_string(),
+    }
 }
 
 fn of_route(route: &Route, matches: &str) -> RouteStatus {

@@ -1,9 +1,10 @@
 //! Pure values that every room may use: units, the path normaliser, the view of a request, the client's address.
 //!
-//! Nothing here does I/O, reads a clock or knows the engine.
+//! Nothing here waits, reads a clock or knows the engine; [`identity`] alone looks at the file system.
 
 pub mod client;
 pub mod decimal;
+pub mod identity;
 pub mod path;
 pub mod request;
 pub mod units;

@@ -4,7 +4,7 @@ use super::check::matching;
 use super::decode::At;
 use super::raw::{
     upstream_url, Balance, Raw, RawAction, RawHealthCheck, RawLimits, RawListener, RawPolicies, RawRewrite,
-    RawRoute, RawUpstream,
+    RawRoute, RawTls, RawUpstream,
 };
 use crate::base::client::TrustedProxies;
 use crate::gateway::{Action, Gateway, Limits, Listener, Retry, Route, Rules, Settings, Split, Timing};
@@ -15,6 +15,8 @@ use crate::policy::max_body::MaxBody;
 use crate::policy::rewrite::{PathRewrite, Rewrite};
 use crate::policy::{Chain, Policy};
 use crate::router::{Match, PathMatch, Router};
+use crate::tls::ticket::TicketKeys;
+use crate::tls::{terminator as tls, Terminator};
 use crate::upstream::balance::Method;
 use crate::upstream::discover::Resolver;
 use crate::upstream::health::{HealthSpec, HttpSpec};
@@ -82,8 +84,10 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         .collect();
     let settings =
         Settings { control: raw.control.clone(), threads: raw.threads, pool: upstreams.pool.max(1) };
+    let ticket_keys = before.map(|before| Arc::clone(&before.ticket_keys)).unwrap_or_default();
     let gateway = Gateway {
-        listeners: raw.listeners.into_iter().map(|raw| Arc::new(listener(raw))).collect(),
+        listeners: listeners(raw.listeners, &ticket_keys, before),
+        ticket_keys,
         router: Router::build(routes),
         trusted: TrustedProxies::new(raw.trusted_proxies),
         limits: limits(&raw.limits),
@@ -104,8 +108,25 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
     Compiled { gateway, settings, routes: count }
 }
 
-fn listener(raw: RawListener) -> Listener {
-    Listener { at: raw.address.value }
+/// The listeners; each with what it has in common with the one before it on the same address.
+fn listeners(
+    raw: Vec<RawListener>,
+    keys: &Arc<TicketKeys>,
+    before: Option<&Gateway>,
+) -> Box<[Arc<Listener>]> {
+    let mut before: Vec<&Arc<Listener>> = before.into_iter().flat_map(|before| &before.listeners).collect();
+    let mut listener = |raw: RawListener| {
+        let at = raw.address.value;
+        let old = before.iter().position(|old| old.at == at).map(|place| before.remove(place));
+        // What `check` found wrong may have no certificate left.
+        let tls = raw.tls.filter(|tls| !tls.pairs.is_empty()).map(|tls| {
+            let RawTls { pairs, clients, only_tls13 } = tls;
+            let spec = tls::Spec { pairs, clients, only_tls13, protocols: vec![b"http/1.1".to_vec()] };
+            Arc::new(Terminator::new(spec, Arc::clone(keys), old.and_then(|old| old.tls.as_deref())))
+        });
+        Arc::new(Listener { at, tls, terms: Arc::new(raw.terms) })
+    };
+    raw.into_iter().map(&mut listener).collect()
 }
 
 /// All upstreams, each once, inline ones by their address.

@@ -5,6 +5,7 @@ use super::yaml::{Node, Pos, Value};
 use crate::error::ConfigError;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -227,6 +228,21 @@ impl<'c, 'a> Item<'c, 'a> {
                 self.fail(format!(
                     "expected {what}; what {text:?} stands for is not one (not shown, it may be a secret)"
                 ));
+                None
+            }
+        }
+    }
+
+    /// The file that is named, and its text; a relative path begins at the folder of the configuration file.
+    pub fn file(&self, what: &str) -> Option<At<(PathBuf, String)>> {
+        let At { place, value } = self.text(what)?;
+        let path = Path::new(&*self.cx.file).parent().unwrap_or(Path::new("")).join(&value);
+        match self.cx.secrets.file(&path.to_string_lossy()) {
+            Ok(text) => Some(At { place, value: (path, text) }),
+            Err(e) => {
+                let shown =
+                    place.written.as_deref().map_or_else(|| path.display().to_string(), str::to_owned);
+                self.fail(format!("{shown}: {e}"));
                 None
             }
         }

@@ -8,7 +8,10 @@ use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
 use crate::router::{HostPattern, PathMatch, ValueMatch};
+use crate::tls::clients::Clients;
+use crate::tls::pair::Pair;
 use crate::upstream::balance::HashOn;
+use crate::wire::facts::Terms;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -57,6 +60,21 @@ pub struct Raw {
 pub struct RawListener {
     /// `address`.
     pub address: At<Bind>,
+    /// `tls`.
+    pub tls: Option<RawTls>,
+    /// `redirect_to_https` and `tls.hsts`.
+    pub terms: Terms,
+}
+
+/// `tls` of a listener.
+#[derive(Debug)]
+pub struct RawTls {
+    /// `certificates`, read.
+    pub pairs: Vec<Pair>,
+    /// `client_auth`, read.
+    pub clients: Vec<Clients>,
+    /// `min_version: "1.3"`.
+    pub only_tls13: bool,
 }
 
 /// `limits`; what is absent keeps its default.

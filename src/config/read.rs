@@ -1,11 +1,12 @@
 //! The tree to [`Raw`]: types and units, one function a section.
 
+mod listener;
 mod observe;
 mod route;
 mod upstream;
 
 use super::decode::Item;
-use super::raw::{positive_duration, Raw, RawLimits, RawListener, RawUpgrade};
+use super::raw::{positive_duration, Raw, RawLimits, RawUpgrade};
 use crate::base::units;
 use crate::gateway::Bind;
 use crate::policy::rewrite;
@@ -23,7 +24,7 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
         if items.is_empty() && item.is_list() {
             item.fail("the list is empty: without a listener nothing can come in");
         }
-        raw.listeners = items.iter().filter_map(listener).collect();
+        raw.listeners = items.iter().filter_map(listener::listener).collect();
     }
     raw.threads = fields
         .get("threads")
@@ -112,13 +113,6 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
         return Err(format!("expected a path that begins with / and has at most 107 bytes, found {text:?}"));
     }
     Ok(text.into())
-}
-
-fn listener(item: &Item<'_, '_>) -> Option<RawListener> {
-    let fields = item.fields("a mapping such as {address: 0.0.0.0:8080}")?;
-    let address = fields.need("address").and_then(|i| i.parse("an address to listen on", bind));
-    fields.close();
-    Some(RawListener { address: address? })
 }
 
 /// `ip:port`, `[v6]:port`, `unix:/path`.

@@ -244,7 +244,8 @@ impl AccessLog {
         // What is not built yet has its place.
         out.extend_from_slice(b",\"cache\":null,\"consumer\":null,\"user_agent\":");
         text(x.user_agent, out);
-        out.extend_from_slice(b",\"tls\":null");
+        out.extend_from_slice(b",\"tls\":");
+        plain(x.tls.as_bytes(), out);
         if !x.query.is_empty() {
             out.extend_from_slice(b",\"query\":");
             self.query(x.query, out, text, b"\"");

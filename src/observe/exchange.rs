@@ -48,6 +48,8 @@ pub struct Exchange<'a> {
     pub attempts: usize,
     /// Whether the last one went over a connection that was there.
     pub reused: bool,
+    /// `TLSv1.3`; empty where there is none.
+    pub tls: &'static str,
     /// The User-Agent field.
     pub user_agent: &'a [u8],
     /// The Referer field.
@@ -83,6 +85,7 @@ impl Default for Exchange<'_> {
             target: "",
             attempts: 0,
             reused: false,
+            tls: "",
             user_agent: b"",
             referer: b"",
             error: None,

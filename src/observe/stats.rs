@@ -222,6 +222,8 @@ pub struct Totals {
     faults: AtomicU64,
     /// Connections accepted.
     pub accepted: AtomicU64,
+    /// TLS handshakes: full ones, resumed ones, failed ones.
+    pub handshakes: [AtomicU64; 3],
     /// What no route took.
     pub unrouted: RouteStats,
     /// Reloads that were done, and those that were refused.
@@ -238,6 +240,7 @@ impl Default for Totals {
             requests: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
+            handshakes: Default::default(),
             unrouted: RouteStats::new(""),
             reloads: Default::default(),
             configured_ms: AtomicU64::new(super::exchange::unix_millis()),

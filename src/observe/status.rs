@@ -144,6 +144,8 @@ pub struct Certificate {
     pub names: Vec<String>,
     /// When it is valid no more.
     pub expires_ms: u64,
+    /// Where it is.
+    pub file: String,
 }
 
 /// A refused request.

@@ -32,6 +32,8 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::SlowHead => (408, "slow_head"),
         Reject::SlowBody => (408, "slow_body"),
         Reject::BodyTooLarge(_) => (413, "body_too_large"),
+        Reject::Misdirected => (421, "misdirected"),
+        Reject::PlainHttp => (400, "plain_http_to_tls"),
         Reject::NoRoute => (404, "no_route"),
         Reject::MethodNotAllowed(_) => (405, "method_not_allowed"),
         Reject::NoTarget => (503, "no_healthy_target"),
@@ -63,6 +65,11 @@ fn problem(reject: &Reject) -> Problem {
             "Body too large",
             format!("The request's body may have at most {} here.", show_size(*limit)).into(),
         ),
+        Reject::Misdirected => (
+            "Misdirected request",
+            "This TLS connection is for another host; ask for this one over a connection of its own.".into(),
+        ),
+        Reject::PlainHttp => ("TLS expected", "This port speaks HTTPS; the request was plain HTTP.".into()),
         Reject::NoRoute => ("Service not found", "No service is configured for this host and path.".into()),
         Reject::MethodNotAllowed(allow) => {
             ("Method not allowed", format!("Allowed here: {}.", allow.join(", ")).into())
@@ -288,6 +295,7 @@ async fn send(session: &mut Session, ctx: &Ctx, reject: &Reject) -> Result<()> {
         Some(conn) => conn.set_response_fields(|out| super::response::write_own(ctx, out)),
         None => head.insert_header("X-Request-Id", ctx.id.clone())?,
     }
+    super::response::promise_tls(session, &mut head)?;
     if let Some(allow) = allow(reject, problem.status) {
         head.insert_header(header::ALLOW, allow)?;
     }

@@ -34,13 +34,17 @@ const X_FORWARDED_PROTO: Name = name("X-Forwarded-Proto", "x-forwarded-proto");
 const X_FORWARDED_HOST: Name = name("X-Forwarded-Host", "x-forwarded-host");
 const X_FORWARDED_PORT: Name = name("X-Forwarded-Port", "x-forwarded-port");
 
+/// The client's certificate (RFC 9440 §2.2), and what led to it (§2.3), which is not passed on.
+const CLIENT_CERT: Name = name("Client-Cert", "client-cert");
+const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+
 const TRACEPARENT_NAME: Name = name("traceparent", "traceparent");
 /// The W3C's names for a request's place in its trace.
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// How many these are.
-const NAMES: usize = 8;
+const NAMES: usize = 9;
 
 /// The fields of a request that goes upstream: the engine's two maps, of values and of spellings, or the first alone.
 pub trait Fields {
@@ -172,7 +176,9 @@ fn drop_spoofed(fields: &mut impl Fields, trusted: bool) {
 /// Names that say who the client is or how it came, `_` taken for `-` as CGI-like servers do.
 fn is_forwarding(name: &str) -> bool {
     const PREFIX: &[u8] = b"x-forwarded";
-    const NAMES: [&[u8]; 6] = [
+    const NAMES: [&[u8]; 8] = [
+        b"client-cert",
+        b"client-cert-chain",
         b"forwarded",
         b"x-real-ip",
         b"x-client-ip",
@@ -181,7 +187,7 @@ fn is_forwarding(name: &str) -> bool {
         b"x-request-id",
     ];
     let name = name.as_bytes();
-    if !matches!(name.first(), Some(b'x' | b'f' | b't')) {
+    if !matches!(name.first(), Some(b'x' | b'f' | b't' | b'c')) {
         return false; // most names, at once
     }
     let same = |a: &u8, b: &u8| a == b || (*a == b'_' && *b == b'-');
@@ -211,7 +217,9 @@ fn identify_client(facts: Option<&Facts>, fields: &mut impl Fields, trusted: boo
     }
     forwarded.extend_from_slice(b"for=");
     forwarded.extend_from_slice(facts.map_or(b"unknown", |f| f.node.as_bytes()));
-    forwarded.extend_from_slice(b";proto=http");
+    let scheme = facts.map_or("http", Facts::scheme);
+    forwarded.extend_from_slice(b";proto=");
+    forwarded.extend_from_slice(scheme.as_bytes());
     if let Some(host) = &host {
         // A Host may hold `;` and `=`, which would add parameters here; it never holds a quote or a backslash.
         let is_token = host.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(b));
@@ -221,8 +229,12 @@ fn identify_client(facts: Option<&Facts>, fields: &mut impl Fields, trusted: boo
         forwarded.extend_from_slice(after);
     }
     fields.put(FORWARDED, value(forwarded)?)?;
+    if let Some(cert) = facts.and_then(|f| f.client_cert.as_ref()) {
+        fields.put(CLIENT_CERT, cert.clone())?;
+        fields.remove(&CLIENT_CERT_CHAIN);
+    }
     let told = [
-        (X_FORWARDED_PROTO, Some(HeaderValue::from_static("http"))),
+        (X_FORWARDED_PROTO, Some(HeaderValue::from_static(scheme))),
         (X_FORWARDED_HOST, host),
         (X_FORWARDED_PORT, facts.and_then(|f| f.local_port.clone())),
     ];
@@ -302,6 +314,9 @@ mod tests {
             "x_real_ip",
             "true-client-ip",
             "x-request-id",
+            "client-cert",
+            "client_cert",
+            "client-cert-chain",
         ] {
             assert!(is_forwarding(name), "{name}");
         }

@@ -101,6 +101,7 @@ fn write_down(
         target: ctx.target.as_ref().map_or("", |target| &target.text),
         attempts: ctx.attempts,
         reused: ctx.reused,
+        tls: conn(session).and_then(|conn| conn.facts.tls.as_ref()).map_or("", |tls| tls.version),
         user_agent: field(header::USER_AGENT),
         referer: field(header::REFERER),
         error: refused,

@@ -37,6 +37,9 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
     if conn(session).is_some_and(Conn::is_plain) {
         forget_spelling(session.req_header_mut());
     }
+    if let Some(port) = conn(session).and_then(|conn| conn.facts.terms.https.as_ref()) {
+        return to_https(session.req_header(), port).map(Some);
+    }
     let id = find_route(session, ctx)?;
     ctx.gateway.route(id).stats.in_flight.fetch_add(1, Ordering::Relaxed);
     ctx.route = Some(id);
@@ -62,6 +65,18 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
         conn.set_deadline(ctx.deadline);
     }
     Ok(None)
+}
+
+/// Sends the client to the same by TLS.
+fn to_https(request: &RequestHeader, port: &str) -> Result<Answer, Reject> {
+    let host = host_as_sent(request);
+    let host = bare_port(&host);
+    let (path, query) = target(request);
+    if host.is_empty() || !path.starts_with('/') {
+        return Err(Reject::NoRoute); // there is no such place
+    }
+    let mark = if query.is_empty() { "" } else { "?" };
+    Answer::elsewhere(format!("https://{host}{port}{path}{mark}{query}")).ok_or(Reject::Malformed)
 }
 
 /// HTTP/1.0 knows no 1xx answer (RFC 9110 §15.2), and must not have its expectation of one met (§10.1.1).
@@ -103,7 +118,7 @@ pub(super) fn host_as_sent(request: &RequestHeader) -> Cow<'_, str> {
 fn identify(session: &Session, ctx: &mut Ctx) {
     let Some(conn) = conn(session) else { return };
     ctx.trail = Some(Arc::clone(conn.trail()));
-    let Some(peer) = conn.peer else { return };
+    let Some(peer) = conn.facts.address else { return };
     ctx.peer_trusted = ctx.gateway.trusted.contains(peer);
     if !ctx.peer_trusted {
         ctx.client = Some(peer.to_canonical());
@@ -177,6 +192,10 @@ fn find_route(session: &Session, ctx: &Ctx) -> Result<RouteId, Reject> {
     let request = session.req_header();
     let host = request.headers.get(header::HOST).map_or("", |h| h.to_str().unwrap_or_default());
     let host = bare_host(host);
+    let tls = conn(session).and_then(|conn| conn.facts.tls.as_ref());
+    if tls.is_some_and(|tls| !tls.serves(&host)) {
+        return Err(Reject::Misdirected);
+    }
     let (path, query) = target(request);
     if !path.starts_with('/') {
         return Err(Reject::NoRoute); // `*` is no path, so not even the prefix `/` takes it

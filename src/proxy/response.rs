@@ -6,7 +6,7 @@ use crate::base::decimal::write_millis;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
-use crate::policy::OWN_FIELDS;
+use crate::policy::{Chain, OWN_FIELDS};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::Version;
@@ -67,8 +67,9 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     }
     let [request_id, server_timing] = OWN_FIELDS;
     response.remove_header(&request_id);
-    let chain = &ctx.rules().chain;
-    let at_the_wire = conn(session).filter(|_| chain.own_fields_stay());
+    promise_tls(session, response)?;
+    let chain = ctx.route().map(|route| &route.rules.chain);
+    let at_the_wire = conn(session).filter(|_| chain.is_none_or(Chain::own_fields_stay));
     if at_the_wire.is_none() {
         response.insert_header("X-Request-Id", ctx.id.clone())?;
         // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).
@@ -76,13 +77,23 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
         write_timing(ctx, &mut timing);
         response.append_header(server_timing, timing)?;
     }
-    chain.respond().iter().try_for_each(|edits| edit(response, edits))?;
+    if let Some(chain) = chain {
+        chain.respond().iter().try_for_each(|edits| edit(response, edits))?;
+    }
     if let Some(conn) = at_the_wire {
         conn.set_response_fields(|out| {
             write_own(ctx, out);
         });
     }
     Ok(())
+}
+
+/// The gateway ends TLS, so it is the gateway that says what browsers may rely on, in place of an upstream (RFC 6797 §7.1).
+pub(super) fn promise_tls(session: &Session, response: &mut ResponseHeader) -> Result<()> {
+    match conn(session).and_then(|conn| conn.facts.terms.hsts.as_ref()) {
+        Some(hsts) => response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone()),
+        None => Ok(()),
+    }
 }
 
 /// The fields that tell the client the id of its request and where its time went.
@@ -203,6 +214,12 @@ impl Answer {
     pub(super) fn redirect(redirect: &Redirect, host: &str, path: &str, query: &str) -> Self {
         let location = Some(redirect.location(host, path, query));
         Answer { status: redirect.status, location, content_type: None, body: Bytes::new() }
+    }
+
+    /// Another place for the same request (RFC 9110 §15.4.9).
+    pub(super) fn elsewhere(location: String) -> Option<Self> {
+        HeaderValue::try_from(&location).ok()?;
+        Some(Answer { status: 308, location: Some(location), content_type: None, body: Bytes::new() })
     }
 
     pub(super) fn fixed(respond: &Respond) -> Self {

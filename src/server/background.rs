@@ -56,6 +56,7 @@ impl BackgroundService for Background {
         tokio::select! {
             () = self.reloads.serve(&mut upkeep) => {}
             () = self.reloads.watch() => {}
+            () = super::certificates::watch(Arc::clone(&self.gateway), self.reloads.observed()) => {}
             _ = shutdown.changed() => {}
         }
     }

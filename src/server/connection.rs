@@ -1,5 +1,6 @@
 //! One connection's life: admitted, parked, a head read and checked, handed to the engine, and parked again.
 
+use super::handshake::shake_hands;
 use super::Shared;
 use crate::error::Reject;
 use crate::gateway::{Limits, Listener};
@@ -175,11 +176,12 @@ pub async fn serve(
     shared: Arc<Shared>,
     draining: watch::Receiver<bool>,
 ) {
-    let Arrival { socket, peer, port, .. } = arrival;
+    let peer = arrival.peer;
+    let Some((socket, facts)) = shake_hands(arrival, &shared).await else { return };
     let mut limits = shared.gateway.load().limits;
     let farewell = Arc::clone(&shared.farewell);
     let itself = !ticket.counted;
-    let mut conn = Box::new(Conn::new(socket, peer, port, pace(&limits), farewell, ticket));
+    let mut conn = Box::new(Conn::new(socket, facts, pace(&limits), farewell, ticket));
     if itself {
         conn.set_own();
     }
@@ -271,7 +273,7 @@ async fn refuse(conn: Conn, shared: &Shared, no_head: NoHead) {
     let heard = reject != Reject::ClientGone;
     let bytes_out = if heard { body as u64 } else { 0 };
     let known = Exchange { duration: conn.head_took(), bytes_out, ..Exchange::default() };
-    tell(shared, &reject, id.as_bytes(), conn.peer, conn.request_line(LINE), known);
+    tell(shared, &reject, id.as_bytes(), conn.facts.address, conn.request_line(LINE), known);
     if heard {
         conn.answer_and_close(&answer).await;
     }

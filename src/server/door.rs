@@ -11,6 +11,7 @@ use super::StartError;
 use crate::admin::Admin;
 use crate::gateway::{Bind, Limits};
 use crate::wire::conn::{Conn, Pace};
+use crate::wire::facts::Facts;
 use crate::wire::head::HeadLimits;
 use crate::wire::linger::Farewell;
 use log::{error, info};
@@ -204,7 +205,8 @@ async fn serve(mut acceptor: Acceptor, admin: Arc<Admin>, mut end: watch::Receiv
             seats.pop_front().iter().for_each(AbortHandle::abort);
         }
         let pace = Pace { write: ANSWER_TIME, body_rate: 240, body_grace: Limits::BODY_GRACE };
-        let conn = Conn::new(socket, peer, acceptor.port(), pace, Arc::clone(&farewell), Arc::new(()));
+        let facts = Facts::new(peer, acceptor.port(), None, Arc::default());
+        let conn = Conn::new(socket, facts, pace, Arc::clone(&farewell), Arc::new(()));
         seats.push_back(inside.spawn(answer(Box::new(conn), Arc::clone(&admin), end.clone())));
     }
     drop(acceptor);

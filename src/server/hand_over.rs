@@ -20,6 +20,7 @@
 //! the other process is gone. It speaks to the same binary of another version only, and refuses another protocol.
 
 use crate::observe::status::Event;
+use crate::tls::ticket::Secret;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,9 @@ pub struct Terms {
     /// What was done to it and to those before it, newest first.
     #[serde(default)]
     pub history: Vec<Event>,
+    /// What seals its clients' TLS sessions, so that they go on.
+    #[serde(default)]
+    pub tickets: Vec<Secret>,
 }
 
 /// One end of the stream.
@@ -228,8 +232,14 @@ mod tests {
         let journal = crate::observe::journal::Journal::default();
         (0..100).for_each(|_| journal.event("reload", false, "\u{1}".repeat(1 << 16)));
         let history = journal.to_hand_over();
-        let terms =
-            Terms { pid: u32::MAX, generation: u64::MAX, window_ms: u64::MAX, fault_share: 0.1, history };
+        let terms = Terms {
+            pid: u32::MAX,
+            generation: u64::MAX,
+            window_ms: u64::MAX,
+            fault_share: 0.1,
+            history,
+            tickets: vec![],
+        };
         let length = serde_json::to_vec(&Message::Terms(terms)).unwrap().len();
         assert!((200 << 10..LONGEST).contains(&length), "{length}");
     }

@@ -334,8 +334,11 @@ impl All {
             Some(Arc::clone(left.remove(place)))
         };
         for open in &self.open {
-            if let Some(listener) = take(&open.bound.at) {
-                open.listener.store(listener);
+            let Some(listener) = take(&open.bound.at) else { continue };
+            let tls = listener.tls.clone();
+            open.listener.store(listener);
+            if let Some(tls) = tls {
+                tls.take_over();
             }
         }
         for bound in added {
@@ -407,7 +410,8 @@ impl Accepting {
 
     async fn ask_itself(self) -> io::Result<Vec<u8>> {
         let (mut ours, theirs) = UnixStream::pair()?;
-        let listener = Arc::new(Listener { at: Bind::Unix(PathBuf::new()) });
+        let listener =
+            Arc::new(Listener { at: Bind::Unix(PathBuf::new()), tls: None, terms: Arc::default() });
         let itself = Arrival { socket: Socket::Unix(theirs), peer: None, port: None, listener };
         self.serve(itself, self.shared.admit_itself());
         ours.write_all(QUESTION).await?;
@@ -504,9 +508,8 @@ async fn accept_all(
 fn turn_away(shared: &Shared, arrival: &Arrival, reject: &Reject) {
     let id = crate::proxy::ctx::new_id();
     let answer = failure::raw_answer(reject, id.to_str().unwrap_or_default());
-    let _ = match &arrival.socket {
-        Socket::Tcp(s) => s.try_write(&answer),
-        Socket::Unix(s) => s.try_write(&answer),
-    };
+    if arrival.listener.tls.is_none() {
+        let _ = arrival.socket.try_write(&answer);
+    }
     connection::tell(shared, reject, id.as_bytes(), arrival.peer, b"", Exchange::default());
 }

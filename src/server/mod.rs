@@ -9,12 +9,13 @@
 
 mod accept;
 mod background;
+mod certificates;
 pub mod connection;
 pub mod control;
 mod desk;
 mod door;
 pub mod hand_over;
-mod identity;
+mod handshake;
 pub mod life;
 pub mod listen;
 pub mod reload;
@@ -30,6 +31,7 @@ use crate::gateway::{Gateway, Limits, Settings};
 use crate::observe::sink::Sink;
 use crate::observe::Observed;
 use crate::proxy::Proxy;
+use crate::tls;
 use crate::wire::linger::Farewell;
 use arc_swap::ArcSwap;
 use background::Background;
@@ -103,6 +105,10 @@ pub fn run(start: Start) -> bool {
     let looked_at = sockets.admin.take();
     fit_descriptors(&mut gateway.limits);
     gateway.generation = predecessor.as_ref().map_or(1, |predecessor| predecessor.terms.generation + 1);
+    tls::install_provider(); // before the engine's
+    if let Some(predecessor) = &predecessor {
+        gateway.ticket_keys.adopt(predecessor.terms.tickets.clone());
+    }
     let mut server = Server::new_with_opt_and_conf(None, engine(&settings));
     let gateway = Arc::new(ArcSwap::from_pointee(gateway));
     let shared = Arc::new(Shared {

@@ -18,14 +18,15 @@
 
 use super::background::{prepare, Upkeep};
 use super::door::Door;
-use super::identity::Identity;
 use super::listen::Listeners;
 use super::systemd;
 use super::{fit_descriptors, processors, Shared};
+use crate::base::identity::Identity;
 use crate::config::load::LoadError;
 use crate::config::{self, Compiled};
 use crate::error::ConfigError;
 use crate::gateway::{Gateway, Settings};
+use crate::observe::Observed;
 use crate::upstream::Upstream;
 use log::{error, info};
 use std::collections::HashMap;
@@ -139,6 +140,11 @@ impl Reloads {
         if tokio::time::timeout(PATIENCE, reopened).await.is_err() {
             error!("the access log could not be opened anew within {PATIENCE:?}");
         }
+    }
+
+    /// What is counted and noted.
+    pub(super) fn observed(&self) -> Arc<Observed> {
+        Arc::clone(&self.shared.observed)
     }
 
     fn tell(&self, outcome: &Outcome) {

@@ -5,9 +5,9 @@
 //! manager becomes its parent, which would otherwise not notice its end.
 
 use super::hand_over::{Channel, Message, Terms, DESCRIPTORS, PROTOCOL};
-use super::identity::Identity;
 use super::sockets::Passed;
 use super::VERSION;
+use crate::base::identity::Identity;
 use log::{info, warn};
 use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
 use std::io;

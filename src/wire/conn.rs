@@ -26,7 +26,6 @@ use super::wait::{BodyWait, Silence};
 use bytes::{Buf, BytesMut};
 use std::future::{poll_fn, Future};
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -77,9 +76,7 @@ pub struct Conn {
     /// Since when more of a head is waited for, if the last one did not come in one piece.
     head_since: Option<Instant>,
     fault: Option<Fault>,
-    /// The client's address; none on a Unix socket.
-    pub peer: Option<IpAddr>,
-    /// The same and more, as fields are made of it.
+    /// Who is at its other end, and how they came in.
     pub facts: Facts,
     /// The client has closed, or the connection broke.
     gone: bool,
@@ -101,8 +98,7 @@ impl Conn {
     /// Takes over an accepted socket. `ticket` is dropped when the connection is closed.
     pub fn new(
         socket: Socket,
-        peer: Option<IpAddr>,
-        local_port: Option<u16>,
+        facts: Facts,
         pace: Pace,
         farewell: Arc<Farewell>,
         ticket: Arc<dyn Send + Sync>,
@@ -124,8 +120,7 @@ impl Conn {
             write_since: None,
             head_since: None,
             fault: None,
-            peer,
-            facts: Facts::new(peer, local_port),
+            facts,
             gone: false,
             unawares: AtomicBool::new(false),
             answered: AtomicBool::new(false),
@@ -506,7 +501,16 @@ impl Conn {
                 Poll::Pending => return self.wait_to_write(cx).map(Err),
             }
         }
-        Poll::Ready(Ok(()))
+        // TLS has taken what it was given, and may not have written it.
+        let socket = self.socket.as_mut().expect("the socket is only taken by drop");
+        match Pin::new(socket).poll_flush(cx) {
+            Poll::Ready(flushed) => {
+                self.write_since = None;
+                self.gone |= flushed.is_err();
+                Poll::Ready(flushed)
+            }
+            Poll::Pending => self.wait_to_write(cx).map(Err),
+        }
     }
 }
 
@@ -570,12 +574,14 @@ impl AsyncWrite for Conn {
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        let Some(socket) = self.socket.take() else { return };
+        let Some(mut socket) = self.socket.take() else { return };
         let unread = !matches!(self.body, Body::Done) || !self.ahead.is_empty();
         // A client that was not told before, or an upstream's last words in a tunnel.
         let unawares = self.unawares.load(Ordering::Relaxed) || self.tunnel.load(Ordering::Relaxed);
         if !self.gone && (unread || unawares) {
             linger(socket, Arc::clone(&self.farewell), Arc::clone(&self.ticket));
+        } else if !self.gone {
+            socket.part();
         }
     }
 }

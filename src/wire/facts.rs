@@ -1,29 +1,68 @@
 //! What every request of a connection says of it, written once.
 
 use crate::base::client;
+use crate::tls::Session;
 use http::HeaderValue;
 use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What a listener asks of those who come in by it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// They are sent to `https` instead: what stands between host and path there, `:8443` or nothing.
+    pub https: Option<Box<str>>,
+    /// What browsers are told about coming back by TLS alone (RFC 6797); only where there is TLS.
+    pub hsts: Option<HeaderValue>,
+}
 
 /// A connection's two ends as fields are made of them.
 #[derive(Debug)]
 pub struct Facts {
     /// The client's address; none on a Unix socket.
+    pub address: Option<IpAddr>,
+    /// The same as a field has it.
     pub peer: Option<HeaderValue>,
     /// The client as a node of RFC 7239 §6.
     pub node: Box<str>,
     /// The port the client connected to; none on a Unix socket.
     pub local_port: Option<HeaderValue>,
+    /// What its TLS has settled, if it has TLS.
+    pub tls: Option<Box<Session>>,
+    /// The client's certificate, as RFC 9440 has it.
+    pub client_cert: Option<HeaderValue>,
+    /// What its listener asks.
+    pub terms: Arc<Terms>,
 }
 
 impl Facts {
-    /// Of a connection from `peer` to `local_port`.
-    pub fn new(peer: Option<IpAddr>, local_port: Option<u16>) -> Self {
-        let peer = peer.map(|p| p.to_canonical());
+    /// Of a connection from `address` to `local_port`.
+    pub fn new(
+        address: Option<IpAddr>,
+        local_port: Option<u16>,
+        tls: Option<Session>,
+        terms: Arc<Terms>,
+    ) -> Self {
+        let canonical = address.map(|p| p.to_canonical());
         let text = |p: IpAddr| HeaderValue::try_from(p.to_string()).expect("an address is a field value");
+        let field = |cert: &str| HeaderValue::try_from(cert).expect("base64 is a field value");
+        let client = tls.as_ref().and_then(|session| session.client.as_ref());
         Facts {
-            peer: peer.map(text),
-            node: peer.map_or_else(|| "unknown".into(), |p| client::node(p).into()),
+            address,
+            peer: canonical.map(text),
+            node: canonical.map_or_else(|| "unknown".into(), |p| client::node(p).into()),
             local_port: local_port.map(HeaderValue::from),
+            client_cert: client.map(|client| field(&client.field)),
+            tls: tls.map(Box::new),
+            terms,
+        }
+    }
+
+    /// The scheme that its requests came by.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() {
+            "https"
+        } else {
+            "http"
         }
     }
 }

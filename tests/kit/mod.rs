@@ -6,11 +6,13 @@
 #![allow(dead_code, unused_imports, unreachable_pub)] // each test file uses its part of the kit
 
 pub mod bulk;
+pub mod certs;
 pub mod dns;
 pub mod gateway;
 pub mod origin;
 pub mod raw;
 pub mod relay;
+pub mod tls;
 pub mod traffic;
 
 pub use bulk::Bulk;

@@ -6,9 +6,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// A connection to the gateway.
-pub struct Raw {
+pub struct Raw<S = TcpStream> {
     /// The socket, for what the methods do not do.
-    pub socket: TcpStream,
+    pub socket: S,
     buffer: Vec<u8>,
 }
 
@@ -65,18 +65,34 @@ impl Raw {
     pub fn from(socket: TcpStream) -> Raw {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        Raw { socket, buffer: Vec::new() }
-    }
-
-    /// Sends bytes; that the other side closed meanwhile is no failure here.
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Raw {
-        let _ = self.socket.write_all(bytes.as_ref());
-        self
+        Raw::over(socket)
     }
 
     /// Says that nothing more will be sent.
     pub fn half_close(&mut self) -> &mut Raw {
         let _ = self.socket.shutdown(Shutdown::Write);
+        self
+    }
+
+    /// Whether nothing at all comes for a while (a negative: it can only be looked at for some time).
+    pub fn silent_for(&mut self, time: Duration) -> bool {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+        let mut byte = [0; 1];
+        let result = self.socket.peek(&mut byte);
+        self.socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        matches!(result, Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+    }
+}
+
+impl<S: Read + Write> Raw<S> {
+    /// Over whatever can be read and written.
+    pub fn over(socket: S) -> Raw<S> {
+        Raw { socket, buffer: Vec::new() }
+    }
+
+    /// Sends bytes; that the other side closed meanwhile is no failure here.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
+        let _ = self.socket.write_all(bytes.as_ref()).and_then(|()| self.socket.flush());
         self
     }
 
@@ -196,15 +212,6 @@ impl Raw {
     pub fn rest(&mut self) -> Vec<u8> {
         while self.fill().is_some() {}
         std::mem::take(&mut self.buffer)
-    }
-
-    /// Whether nothing at all comes for a while (a negative: it can only be looked at for some time).
-    pub fn silent_for(&mut self, time: Duration) -> bool {
-        self.socket.set_read_timeout(Some(time)).unwrap();
-        let mut byte = [0; 1];
-        let result = self.socket.peek(&mut byte);
-        self.socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        matches!(result, Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 }
 

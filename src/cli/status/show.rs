@@ -324,7 +324,8 @@ mod tests {
         };
         status.history =
             vec![event("reload", false, "a:1:2: one\na:3:4: two"), event("start", true, "up\nmore")];
-        status.certificates = vec![Certificate { names: vec!["a.test".to_owned()], expires_ms: 0 }];
+        status.certificates =
+            vec![Certificate { names: vec!["a.test".to_owned()], expires_ms: 0, ..Default::default() }];
         status.access_log = Written { written: 5, dropped: 2 };
         let shown = show(&status);
         for line in [
@@ -368,7 +369,7 @@ mod tests {
             vec![UpstreamStatus { name: evil.clone(), targets, trouble, ..UpstreamStatus::default() }];
         status.routes =
             vec![RouteStatus { name: evil.clone(), matches: evil.clone(), ..RouteStatus::default() }];
-        status.certificates = vec![Certificate { names: vec![evil], expires_ms: 0 }];
+        status.certificates = vec![Certificate { names: vec![evil], expires_ms: 0, ..Default::default() }];
         let shown = show(&status);
         assert!(
             shown.chars().all(|c| c == '\n' || !c.is_control()) && !shown.contains('\u{202e}'),

@@ -258,7 +258,11 @@ mod tests {
             upstreams: vec![UpstreamStatus { name: text("idle"), ..UpstreamStatus::default() }, upstream],
             refusals: vec![refusal; 30],
             history: vec![event; 3],
-            certificates: vec![Certificate { names: vec![text(EVIL)], expires_ms: time_ms + 5_000 }],
+            certificates: vec![Certificate {
+                names: vec![text(EVIL)],
+                expires_ms: time_ms + 5_000,
+                ..Default::default()
+            }],
             ..Status::default()
         }
     }

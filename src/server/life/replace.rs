@@ -60,6 +60,7 @@ impl Course {
                 generation: shared.gateway.load().generation,
                 window_ms: timing.rollback.as_millis() as u64,
                 fault_share: shared.observed.totals.fault_share(),
+                tickets: shared.gateway.load().ticket_keys.secrets(),
                 history: shared.observed.journal.to_hand_over(),
             };
             let failed = |e| format!("the sockets cannot be handed over: {e}");

@@ -1,6 +1,6 @@
 //! What Pingora's engine asks of a stream besides reading and writing.
 
-use super::{Conn, Socket};
+use super::Conn;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -13,7 +13,10 @@ use tokio::io::AsyncWriteExt;
 
 impl std::fmt::Debug for Conn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Conn").field("peer", &self.peer).field("body", &self.body).finish_non_exhaustive()
+        f.debug_struct("Conn")
+            .field("peer", &self.facts.peer)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
     }
 }
 
@@ -26,10 +29,7 @@ impl Shutdown for Conn {
 
 impl UniqueID for Conn {
     fn id(&self) -> UniqueIDType {
-        match self.socket() {
-            Socket::Tcp(s) => s.as_raw_fd(),
-            Socket::Unix(s) => s.as_raw_fd(),
-        }
+        self.socket().as_raw_fd()
     }
 }
 

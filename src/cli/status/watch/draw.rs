@@ -118,7 +118,7 @@ fn notices(view: &View, now_ms: u64, room: usize) -> Vec<Line<'static>> {
         }
     }
     let soon = |certificate: &&Certificate| certificate.expires_ms.saturating_sub(status.time_ms) < SOON_MS;
-    for Certificate { names, expires_ms } in status.certificates.iter().filter(soon) {
+    for Certificate { names, expires_ms, .. } in status.certificates.iter().filter(soon) {
         let over = *expires_ms <= status.time_ms;
         let (verb, style) = if over { ("", theme.bad()) } else { ("expires ", theme.odd()) };
         let when = text::expiry(*expires_ms, status.time_ms);

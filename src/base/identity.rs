@@ -6,7 +6,7 @@ use std::path::Path;
 /// A file, links followed, and its content as far as that can be told without reading it. Another one in its place and one
 /// that was written to are different.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
+pub struct Identity {
     device: u64,
     inode: u64,
     length: u64,
@@ -15,7 +15,7 @@ pub(super) struct Identity {
 
 impl Identity {
     /// Of what is there now; `None` when nothing is.
-    pub(super) fn of(path: &Path) -> Option<Identity> {
+    pub fn of(path: &Path) -> Option<Identity> {
         let meta = std::fs::metadata(path).ok()?;
         Some(Identity {
             device: meta.dev(),

@@ -1,0 +1,340 @@
+//! One listener's TLS.
+
+use super::clients::{ClientCert, Clients, Rules, NOBODY};
+use super::names::{literal, Names};
+use super::pair::Pair;
+use super::source::Flaw;
+use super::ticket::{TicketKeys, Tickets};
+use crate::base::identity::Identity;
+use arc_swap::ArcSwap;
+use rustls::server::{Acceptor, ClientHello, ServerConfig, ServerConnection};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::LazyConfigAcceptor;
+
+/// What a listener's TLS is made of.
+#[derive(Debug)]
+pub struct Spec {
+    /// The certificates, of which there is at least one. The first is for who asks for none of the others' names.
+    pub pairs: Vec<Pair>,
+    /// Who must show a certificate.
+    pub clients: Vec<Clients>,
+    /// Whether TLS 1.2 is not spoken either.
+    pub only_tls13: bool,
+    /// What is offered by ALPN (RFC 7301), most wanted first.
+    pub protocols: Vec<Vec<u8>>,
+}
+
+/// Ends TLS for one listener.
+#[derive(Debug)]
+pub struct Terminator {
+    state: ArcSwap<State>,
+    only_tls13: bool,
+    protocols: Vec<Vec<u8>>,
+    keys: Arc<TicketKeys>,
+    line: Arc<Line>,
+    seen: Mutex<Seen>,
+}
+
+/// What all terminators of one listener have in common, one after the other, so that a connection made under an older
+/// one is held to the rules of today.
+#[derive(Debug, Default)]
+struct Line {
+    rules: ArcSwap<Rules>,
+    /// How often they have changed.
+    changes: AtomicU64,
+}
+
+/// What was seen of the files.
+#[derive(Debug, Default)]
+struct Seen {
+    /// When their contents were taken up.
+    used: Vec<Option<Identity>>,
+    /// At the last look, if it was something else.
+    last: Option<Vec<Option<Identity>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pairs: Vec<Pair>,
+    clients: Vec<Clients>,
+    rules: Arc<Rules>,
+    /// The pairs for a name, cheapest first; a wildcard's stand under its `.domain`.
+    by_name: HashMap<Box<str>, Vec<usize>>,
+    /// For each pair: without a client's certificate, then by each of `clients`.
+    configs: Vec<Vec<Arc<ServerConfig>>>,
+}
+
+/// A certificate, for the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its names.
+    pub names: Vec<String>,
+    /// When it begins and ends, in seconds since 1970.
+    pub valid: (i64, i64),
+}
+
+impl Terminator {
+    /// Of what was read. `before` is the one that this replaces on the same listener.
+    pub fn new(spec: Spec, keys: Arc<TicketKeys>, before: Option<&Terminator>) -> Self {
+        let Spec { pairs, clients, only_tls13, protocols } = spec;
+        let mut terminator = Terminator {
+            state: ArcSwap::from_pointee(State::default()),
+            only_tls13,
+            protocols,
+            keys,
+            line: before.map(|before| Arc::clone(&before.line)).unwrap_or_default(),
+            seen: Mutex::default(),
+        };
+        let state = terminator.build(pairs, clients);
+        if before.is_none() {
+            terminator.line.rules.store(Arc::clone(&state.rules));
+        }
+        terminator.state = ArcSwap::from_pointee(state);
+        terminator
+    }
+
+    /// From now on this one serves the listener: connections made before are held to its rules.
+    pub fn take_over(&self) {
+        self.line.follow(&self.state.load().rules);
+    }
+
+    /// Does a handshake.
+    ///
+    /// # Errors
+    /// What went wrong; the client has been told as far as TLS has words for it.
+    pub async fn accept<S>(&self, io: S) -> io::Result<(TlsStream<S>, Session)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+        let hello = start.client_hello();
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let state = self.state.load_full();
+        let pair = state.choose(name.as_deref(), &hello);
+        let host = name.as_deref().unwrap_or_default();
+        let rule = state.rules.of(host);
+        let config = Arc::clone(&state.configs[pair][rule.map_or(0, |rule| rule + 1)]);
+        let context = rule.map_or(NOBODY, |rule| state.clients[rule].context);
+        let stream = start.into_stream(config).await?;
+        let names = Arc::clone(&state.pairs[pair].names);
+        let held = self.line.hold(host, context);
+        let session = Session::of(stream.get_ref().1, name, names, held);
+        Ok((stream, session))
+    }
+
+    /// Looks whether files have changed, and takes up what they have now. A change is looked at a second time first, since
+    /// whoever writes may not be done. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with them; what was read before stays in use.
+    pub fn look(&self) -> Result<bool, Vec<Flaw>> {
+        let state = self.state.load_full();
+        let now: Vec<_> = state.files().map(|file| Identity::of(file)).collect();
+        {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.used == now {
+                seen.last = None;
+                return Ok(false);
+            }
+            if !seen.used.is_empty() && seen.last.as_ref() != Some(&now) {
+                seen.last = Some(now);
+                return Ok(false);
+            }
+            // Also when they are wrong: they are looked at again when they change again.
+            *seen = Seen { used: now, last: None };
+        }
+        self.read_again(&state)
+    }
+
+    fn read_again(&self, old: &State) -> Result<bool, Vec<Flaw>> {
+        let (pairs, mut flaws) = sort(old.pairs.iter().map(Pair::again));
+        let (clients, more) = sort(old.clients.iter().map(Clients::again));
+        flaws.extend(more);
+        if !flaws.is_empty() {
+            return Err(flaws);
+        }
+        let same = pairs.iter().zip(&old.pairs).all(|(new, old)| new.fingerprint == old.fingerprint)
+            && clients.iter().zip(&old.clients).all(|(new, old)| new.context == old.context);
+        if same {
+            return Ok(false);
+        }
+        let state = self.build(pairs, clients);
+        let state = Arc::new(state);
+        self.state.store(Arc::clone(&state));
+        self.line.follow(&state.rules);
+        Ok(true)
+    }
+
+    /// The certificates that are in use.
+    pub fn certificates(&self) -> Vec<Shown> {
+        let shown = |pair: &Pair| Shown {
+            file: pair.cert.clone(),
+            names: pair
+                .names
+                .dns
+                .iter()
+                .map(ToString::to_string)
+                .chain(pair.names.addresses.iter().map(ToString::to_string))
+                .collect(),
+            valid: (pair.not_before, pair.not_after),
+        };
+        self.state.load().pairs.iter().map(shown).collect()
+    }
+
+    fn build(&self, pairs: Vec<Pair>, clients: Vec<Clients>) -> State {
+        let mut by_name: HashMap<Box<str>, Vec<usize>> = HashMap::new();
+        for (at, pair) in pairs.iter().enumerate() {
+            for name in &pair.names.dns {
+                let key = name.strip_prefix('*').unwrap_or(name);
+                by_name.entry(key.into()).or_default().push(at);
+            }
+        }
+        by_name.values_mut().for_each(|of_name| of_name.sort_by_key(|at| pairs[*at].cost()));
+        let configs = pairs
+            .iter()
+            .map(|pair| {
+                let rules = std::iter::once(None).chain(clients.iter().map(Some));
+                rules.map(|rule| Arc::new(self.config(&pair.certified, rule))).collect()
+            })
+            .collect();
+        let rules = Arc::new(Rules::new(&clients));
+        State { pairs, clients, rules, by_name, configs }
+    }
+
+    fn config(&self, certified: &Arc<CertifiedKey>, rule: Option<&Clients>) -> ServerConfig {
+        const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+        let versions = if self.only_tls13 { &BOTH[..1] } else { BOTH };
+        let config = ServerConfig::builder_with_provider(super::provider()).with_protocol_versions(versions);
+        let config = config.expect("the provider has cipher suites for both");
+        let config = match rule {
+            Some(rule) => config.with_client_cert_verifier(Arc::clone(&rule.verifier)),
+            None => config.with_no_client_auth(),
+        };
+        let mut config = config.with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certified))));
+        config.alpn_protocols.clone_from(&self.protocols);
+        let context = rule.map_or(NOBODY, |rule| rule.context);
+        config.ticketer = Arc::new(Tickets { keys: Arc::clone(&self.keys), context });
+        // What a client needs to come back is in its ticket alone.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config
+    }
+}
+
+impl Line {
+    /// What a connection for a host is held to that was made under the rule of this context.
+    fn hold(self: &Arc<Self>, host: &str, context: [u8; 32]) -> Held {
+        // The count first: rules that are newer than it are noticed by it.
+        let changes = self.changes.load(Ordering::Acquire);
+        let agreed = (self.rules.load().context(host) == context).then_some(changes);
+        Held { line: Arc::clone(self), agreed, context }
+    }
+
+    fn follow(&self, rules: &Arc<Rules>) {
+        if !self.rules.load().same(rules) {
+            self.rules.store(Arc::clone(rules));
+            self.changes.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+impl State {
+    /// The pair for a name: its own, a wildcard's, else the first; of several the cheapest whose signature the client knows.
+    fn choose(&self, name: Option<&str>, hello: &ClientHello<'_>) -> usize {
+        let named = name.and_then(|name| {
+            let wildcard = || self.by_name.get(&name[name.find('.')?..]);
+            self.by_name.get(name).or_else(wildcard)
+        });
+        let Some(named) = named else { return 0 };
+        let schemes = hello.signature_schemes();
+        let knows = |at: &&usize| self.pairs[**at].certified.key.choose_scheme(schemes).is_some();
+        *named.iter().find(knows).unwrap_or(&named[0])
+    }
+
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let pairs = self.pairs.iter().flat_map(|pair| [&pair.cert, &pair.key]);
+        pairs.chain(self.clients.iter().flat_map(Clients::files))
+    }
+}
+
+fn sort<T>(results: impl Iterator<Item = Result<T, Flaw>>) -> (Vec<T>, Vec<Flaw>) {
+    let (mut good, mut flaws) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(one) => good.push(one),
+            Err(flaw) => flaws.push(flaw),
+        }
+    }
+    (good, flaws)
+}
+
+/// What a connection's TLS has settled.
+#[derive(Debug)]
+pub struct Session {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// Whether HTTP/2 was agreed on.
+    pub h2: bool,
+    /// Whether the client came back with a ticket.
+    pub resumed: bool,
+    /// The client's certificate, if it showed one.
+    pub client: Option<ClientCert>,
+    /// The name that the client asked for, if the certificate covers it.
+    asked: Option<Box<str>>,
+    /// Whether the client named nobody, as who connects by address does (RFC 6066 §3).
+    nameless: bool,
+    names: Arc<Names>,
+    held: Held,
+}
+
+/// Which rule for clients' certificates the connection was made under.
+#[derive(Debug)]
+struct Held {
+    line: Arc<Line>,
+    /// After how many changes of the rules the one for the name asked for was known to be still this.
+    agreed: Option<u64>,
+    context: [u8; 32],
+}
+
+impl Session {
+    fn of(connection: &ServerConnection, name: Option<String>, names: Arc<Names>, held: Held) -> Self {
+        let nameless = name.is_none();
+        Session {
+            version: match connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+                _ => "TLSv1.3",
+            },
+            h2: connection.alpn_protocol() == Some(b"h2"),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            client: connection.peer_certificates().and_then(|chain| chain.first()).map(ClientCert::of),
+            asked: name.filter(|name| names.cover(name)).map(Into::into),
+            nameless,
+            names,
+            held,
+        }
+    }
+
+    /// Whether a request for a host (in lower case, without port) may come in on this connection: the certificate covers
+    /// it, and its rule for clients' certificates is the one that the connection was made under. A client that connected by
+    /// address and asks for an address is asked no more: which certificate it takes there is its own decision.
+    pub fn serves(&self, host: &str) -> bool {
+        let Held { line, agreed, context } = &self.held;
+        let as_asked = self.asked.as_deref() == Some(host);
+        if as_asked && *agreed == Some(line.changes.load(Ordering::Acquire)) {
+            return true;
+        }
+        let covered = as_asked
+            || self.names.cover(host)
+            || self.nameless && (host.is_empty() || literal(host).is_some());
+        covered && line.rules.load().context(host) == *context
+    }
+}
