@@ -47,7 +47,7 @@ impl Pair {
         match certified.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(Error::InconsistentKeys(_)) => {
-                return Err(key.flaw(format!("not the key of the certificate in {}", cert.path.display())));
+                return Err(key.flaw("not the key of its certificate"));
             }
             Err(e) => return Err(cert.flaw(format!("a certificate that cannot be used: {e}"))),
         }

@@ -130,3 +130,26 @@ pub fn replace(path: &Path, text: &str) {
     std::fs::write(&beside, text).unwrap();
     std::fs::rename(beside, path).unwrap();
 }
+
+/// A copy of `conf/`, with the certificates that its files name: `tls/api.pem` and the like.
+pub fn conf() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = folder.path().join("tls");
+    std::fs::create_dir(&tls).unwrap();
+    for entry in std::fs::read_dir(super::gateway::repository("conf")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let authority = Authority::new("An authority");
+    let api = authority.issue("api", &["api.example.com", "localhost"]);
+    let crl = authority.revoke("clients", &[], 30);
+    for (from, to) in [
+        (&api.cert, "api.pem"),
+        (&api.key, "api.key"),
+        (&authority.file(), "clients.pem"),
+        (&crl, "clients.crl"),
+    ] {
+        std::fs::copy(from, tls.join(to)).unwrap();
+    }
+    folder
+}

@@ -32,7 +32,7 @@ fn port_of_https(item: &Item<'_, '_>) -> Option<Box<str>> {
     let port = item.parse("true or a port", |text| match text {
         "true" => Ok(Some(443)),
         "false" => Ok(None),
-        port => match port.parse() {
+        port => match port.parse::<u16>() {
             Ok(0) | Err(_) => Err(format!("expected true or a port such as 8443, found {port:?}")),
             Ok(port) => Ok(Some(port)),
         },
@@ -74,7 +74,7 @@ fn pair(item: &Item<'_, '_>) -> Option<Pair> {
     let (cert, key) = (cert?, key?);
     let (cert_file, key_file) = (source(&cert), source(&key));
     let (cert_file, key_file) = (cert_file?, key_file?);
-    Pair::parse(&cert_file, &key_file)
+    Pair::parse(&cert_file.0, &key_file.0)
         .map_err(|flaw| blame(&flaw, &[(&cert, &cert_file), (&key, &key_file)]))
         .ok()
 }
@@ -131,24 +131,27 @@ fn clients(item: &Item<'_, '_>) -> Option<Clients> {
     };
     let lists = lists.unwrap_or_default();
     let (ca, ca_file) = (ca.as_ref()?, source(ca.as_ref()?));
-    let crl_files: Option<Vec<Source>> = lists.iter().map(source).collect();
+    let crl_files: Option<Vec<(Source, String)>> = lists.iter().map(source).collect();
     let (ca_file, crl_files) = (ca_file?, crl_files?);
+    let crl_sources: Vec<Source> = crl_files.iter().map(|(source, _)| source.clone()).collect();
     let files: Vec<_> = std::iter::once((ca, &ca_file)).chain(lists.iter().zip(&crl_files)).collect();
-    Clients::parse(hosts.unwrap_or_default(), required, &ca_file, &crl_files)
+    Clients::parse(hosts.unwrap_or_default(), required, &ca_file.0, &crl_sources)
         .map_err(|flaw| blame(&flaw, &files))
         .ok()
 }
 
-fn source(item: &Item<'_, '_>) -> Option<Source> {
-    let At { value: (path, text), .. } = item.file("a file in PEM")?;
-    Some(Source::new(path, text))
+/// A file, and how a message may call it.
+fn source(item: &Item<'_, '_>) -> Option<(Source, String)> {
+    let At { place, value: (path, text) } = item.file("a file in PEM")?;
+    let shown = place.show(path.display());
+    Some((Source::new(path, text), shown))
 }
 
 /// Says what is wrong where the file is named.
-fn blame(flaw: &Flaw, files: &[(&Item<'_, '_>, &Source)]) {
-    let named = files.iter().find(|(_, source)| source.path == flaw.path).or(files.first());
-    if let Some((item, _)) = named {
-        item.fail(flaw);
+fn blame(flaw: &Flaw, files: &[(&Item<'_, '_>, &(Source, String))]) {
+    let named = files.iter().find(|(_, (source, _))| source.path == flaw.path).or(files.first());
+    if let Some((item, (_, shown))) = named {
+        item.fail(format!("{shown}: {}", flaw.why));
     }
 }
 
@@ -160,8 +163,8 @@ fn hsts(item: &Item<'_, '_>) -> Option<HeaderValue> {
     }
     let fields = item.fields("a mapping such as {max_age: 180d, include_subdomains: true}")?;
     let age = fields.need("max_age").and_then(|item| item.parse(FORM, positive_duration));
-    let flag = |name| fields.get(name).and_then(|item| item.flag()).is_some_and(|flag| flag.value);
-    let (subdomains, preload) = (flag("include_subdomains"), flag("preload"));
+    let flag = |item: Option<Item<'_, '_>>| item.and_then(|item| item.flag()).is_some_and(|flag| flag.value);
+    let (subdomains, preload) = (flag(fields.get("include_subdomains")), flag(fields.get("preload")));
     fields.close();
     let age = age?.value;
     if preload && (!subdomains || age < Duration::from_secs(365 * 86_400)) {
