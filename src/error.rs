@@ -55,6 +55,8 @@ pub enum Reject {
     Misdirected,
     /// Plain HTTP where TLS is spoken.
     PlainHttp,
+    /// No header of the PROXY protocol came first, or from somebody who may not say such things.
+    ProxyHeader,
     /// No route serves this host and path.
     NoRoute,
     /// Routes serve the path, but with these methods only.

@@ -111,6 +111,8 @@ impl std::fmt::Debug for Admin {
 pub struct Listener {
     /// Where it listens.
     pub at: Bind,
+    /// Whether a header of the PROXY protocol comes first, from a trusted proxy.
+    pub proxy_protocol: bool,
     /// Ends TLS, where there is TLS.
     pub tls: Option<Arc<Terminator>>,
     /// What it asks of who comes in.

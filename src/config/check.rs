@@ -59,6 +59,15 @@ fn listeners(raw: &Raw, cx: &Context<'_>) {
             cx.fail(place, format!("a second listener on {value}; the first is on line {first}"));
         }
     }
+    for listener in &raw.listeners {
+        let nobody = raw.trusted_proxies.is_empty() && matches!(listener.address.value, Bind::Tcp(_));
+        if let Some(place) = listener.proxy_protocol.as_ref().filter(|_| nobody) {
+            cx.fail(
+                place,
+                "nobody could connect: the header is taken from `trusted_proxies` alone, and there are none",
+            );
+        }
+    }
     let Some(At { place, value: admin }) = &raw.admin else { return };
     let taken = raw.listeners.iter().find(|listener| listener.address.value.overlaps(&admin.address));
     if let Some(first) = taken.map(|listener| listener.address.place.pos.line) {

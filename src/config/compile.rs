@@ -124,7 +124,12 @@ fn listeners(
             let spec = tls::Spec { pairs, clients, only_tls13, protocols: vec![b"http/1.1".to_vec()] };
             Arc::new(Terminator::new(spec, Arc::clone(keys), old.and_then(|old| old.tls.as_deref())))
         });
-        Arc::new(Listener { at, tls, terms: Arc::new(raw.terms) })
+        Arc::new(Listener {
+            at,
+            proxy_protocol: raw.proxy_protocol.is_some(),
+            tls,
+            terms: Arc::new(raw.terms),
+        })
     };
     raw.into_iter().map(&mut listener).collect()
 }

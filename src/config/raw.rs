@@ -60,6 +60,8 @@ pub struct Raw {
 pub struct RawListener {
     /// `address`.
     pub address: At<Bind>,
+    /// `proxy_protocol`, where it is true.
+    pub proxy_protocol: Option<Place>,
     /// `tls`.
     pub tls: Option<RawTls>,
     /// `redirect_to_https` and `tls.hsts`.

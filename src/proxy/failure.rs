@@ -34,6 +34,7 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::BodyTooLarge(_) => (413, "body_too_large"),
         Reject::Misdirected => (421, "misdirected"),
         Reject::PlainHttp => (400, "plain_http_to_tls"),
+        Reject::ProxyHeader => (400, "proxy_header"),
         Reject::NoRoute => (404, "no_route"),
         Reject::MethodNotAllowed(_) => (405, "method_not_allowed"),
         Reject::NoTarget => (503, "no_healthy_target"),
@@ -70,6 +71,9 @@ fn problem(reject: &Reject) -> Problem {
             "This TLS connection is for another host; ask for this one over a connection of its own.".into(),
         ),
         Reject::PlainHttp => ("TLS expected", "This port speaks HTTPS; the request was plain HTTP.".into()),
+        Reject::ProxyHeader => {
+            ("Request not understood", "This port is for the balancer in front of it.".into())
+        }
         Reject::NoRoute => ("Service not found", "No service is configured for this host and path.".into()),
         Reject::MethodNotAllowed(allow) => {
             ("Method not allowed", format!("Allowed here: {}.", allow.join(", ")).into())

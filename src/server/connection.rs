@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{watch, Notify};
 
 /// How much of a request line is kept for the log, should the request end without a word.
@@ -83,7 +83,7 @@ impl Counters {
 pub struct Ticket {
     shared: Arc<Shared>,
     counted: bool,
-    address: Option<IpAddr>,
+    address: OnceLock<IpAddr>,
 }
 
 impl Drop for Ticket {
@@ -92,7 +92,7 @@ impl Drop for Ticket {
         if self.counted && counters.connections.fetch_sub(1, Ordering::SeqCst) == 1 {
             counters.done.notify_waiters();
         }
-        let Some(address) = self.address else { return };
+        let Some(address) = self.address.take() else { return };
         let mut by_address = counters.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = by_address.get_mut(&address) {
             *count -= 1;
@@ -106,7 +106,7 @@ impl Drop for Ticket {
 impl Shared {
     /// Lets the gateway's own connection in, which takes nobody's room: a full gateway lives.
     pub(super) fn admit_itself(self: &Arc<Self>) -> Arc<Ticket> {
-        Arc::new(Ticket { shared: Arc::clone(self), counted: false, address: None })
+        Arc::new(Ticket { shared: Arc::clone(self), counted: false, address: OnceLock::new() })
     }
 
     /// Lets a connection in while there is room.
@@ -114,28 +114,39 @@ impl Shared {
     /// # Errors
     /// Which limit is reached.
     pub fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Result<Arc<Ticket>, Reject> {
-        let gateway = self.gateway.load();
-        let limits = &gateway.limits;
-        if self.counters.connections.fetch_add(1, Ordering::SeqCst) >= limits.connections {
+        let most = self.gateway.load().limits.connections;
+        if self.counters.connections.fetch_add(1, Ordering::SeqCst) >= most {
             self.counters.connections.fetch_sub(1, Ordering::SeqCst);
             return Err(Reject::TooManyConnections);
         }
         // From here on the ticket's drop takes the count back.
-        let mut ticket = Ticket { shared: Arc::clone(self), counted: true, address: None };
-        if let (Some(most), Some(peer)) = (limits.connections_per_address, peer) {
-            if !gateway.trusted.contains(peer) {
-                let site = site(peer);
-                let mut by_address = self.counters.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-                let count = by_address.entry(site).or_insert(0);
-                if *count >= most {
-                    drop(by_address);
-                    return Err(Reject::TooManyFromAddress);
-                }
-                *count += 1;
-                ticket.address = Some(site);
-            }
-        }
+        let ticket = Ticket { shared: Arc::clone(self), counted: true, address: OnceLock::new() };
+        self.admit_from(&ticket, peer)?;
         Ok(Arc::new(ticket))
+    }
+
+    /// Lets the connection in as one of this address's, once it is known whose it is; a trusted proxy's are everybody's.
+    ///
+    /// # Errors
+    /// That the address has too many.
+    pub(super) fn admit_from(&self, ticket: &Ticket, client: Option<IpAddr>) -> Result<(), Reject> {
+        let gateway = self.gateway.load();
+        let (Some(most), Some(client)) = (gateway.limits.connections_per_address, client) else {
+            return Ok(());
+        };
+        if gateway.trusted.contains(client) {
+            return Ok(());
+        }
+        let site = site(client);
+        let mut by_address = self.counters.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(site).or_insert(0);
+        if *count >= most {
+            return Err(Reject::TooManyFromAddress);
+        }
+        if ticket.address.set(site).is_ok() {
+            *count += 1;
+        }
+        Ok(())
     }
 }
 
@@ -176,8 +187,8 @@ pub async fn serve(
     shared: Arc<Shared>,
     draining: watch::Receiver<bool>,
 ) {
-    let peer = arrival.peer;
-    let Some((socket, facts)) = shake_hands(arrival, &shared).await else { return };
+    let Some((socket, facts)) = shake_hands(arrival, &ticket, &shared).await else { return };
+    let peer = facts.address;
     let mut limits = shared.gateway.load().limits;
     let farewell = Arc::clone(&shared.farewell);
     let itself = !ticket.counted;

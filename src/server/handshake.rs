@@ -1,6 +1,6 @@
 //! From an accepted socket to one that HTTP is spoken on.
 
-use super::connection::{tell, Arrival};
+use super::connection::{tell, Arrival, Ticket};
 use super::Shared;
 use crate::error::Reject;
 use crate::observe::exchange::Exchange;
@@ -8,32 +8,55 @@ use crate::proxy::ctx::new_id;
 use crate::proxy::failure;
 use crate::tls::{Session, Terminator};
 use crate::wire::facts::Facts;
+use crate::wire::proxy_protocol::{self, Told};
 use crate::wire::socket::Socket;
 use log::debug;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
+use tokio::time::{timeout_at, Instant};
 
 /// The first byte of a TLS connection (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
 
 /// Does what the listener asks of the transport, within `limits.header_timeout`. `None`: there is nobody to serve.
-pub(super) async fn shake_hands(arrival: Arrival, shared: &Shared) -> Option<(Socket, Facts)> {
-    let Arrival { socket, peer, port, listener } = arrival;
+pub(super) async fn shake_hands(
+    arrival: Arrival,
+    ticket: &Ticket,
+    shared: &Shared,
+) -> Option<(Socket, Facts)> {
+    let Arrival { mut socket, mut peer, mut port, listener } = arrival;
+    let end = Instant::now() + shared.gateway.load().limits.header_timeout;
+    if listener.proxy_protocol {
+        match timeout_at(end, told(&mut socket, peer, shared))
+            .await
+            .unwrap_or_else(|_| Err("no PROXY header in time".into()))
+        {
+            Ok(None) => {}
+            Ok(Some(Told { client, port: to })) => (peer, port) = (Some(client), Some(to)),
+            Err(why) => {
+                note(shared, &Reject::ProxyHeader, new_id().as_bytes(), peer, &why);
+                return None;
+            }
+        }
+        if let Err(reject) = shared.admit_from(ticket, peer) {
+            note(shared, &reject, new_id().as_bytes(), peer, "");
+            return None;
+        }
+    }
     let terms = Arc::clone(&listener.terms);
     let Some(terminator) = &listener.tls else {
         return Some((socket, Facts::new(peer, port, None, terms)));
     };
-    let patience = shared.gateway.load().limits.header_timeout;
-    let results = &shared.observed.totals.handshakes;
     let begin = async {
         if is_plain(&socket).await {
             return Err(Some(socket));
         }
         accept(terminator, socket).await
     };
-    match timeout(patience, begin).await {
+    let results = &shared.observed.totals.handshakes;
+    match timeout_at(end, begin).await {
         Ok(Ok((socket, session))) => {
             results[usize::from(session.resumed)].fetch_add(1, Ordering::Relaxed);
             return Some((socket, Facts::new(peer, port, Some(session), terms)));
@@ -41,15 +64,31 @@ pub(super) async fn shake_hands(arrival: Arrival, shared: &Shared) -> Option<(So
         Ok(Err(Some(mut plain))) => {
             let (reject, id) = (Reject::PlainHttp, new_id());
             let answer = failure::raw_answer(&reject, id.to_str().unwrap_or_default());
-            tell(shared, &reject, id.as_bytes(), peer, b"", Exchange::default());
-            let _ = timeout(patience, plain.write_all(&answer)).await;
-            let _ = timeout(patience, plain.shutdown()).await;
+            note(shared, &reject, id.as_bytes(), peer, "");
+            let _ = timeout_at(end, plain.write_all(&answer)).await;
+            let _ = timeout_at(end, plain.shutdown()).await;
         }
         Ok(Err(None)) => {}
-        Err(_) => debug!("TLS with {peer:?}: no handshake within {patience:?}"),
+        Err(_) => debug!("TLS with {peer:?}: no handshake in time"),
     }
     results[2].fetch_add(1, Ordering::Relaxed);
     None
+}
+
+/// What the balancer says, if it is one.
+async fn told(socket: &mut Socket, peer: Option<IpAddr>, shared: &Shared) -> Result<Option<Told>, String> {
+    match peer {
+        // Who reaches a Unix socket has been let in by its folder.
+        Some(peer) if !shared.gateway.load().trusted.contains(peer) => {
+            Err("its sender is not one of trusted_proxies".to_owned())
+        }
+        _ => proxy_protocol::read(socket).await,
+    }
+}
+
+/// Tells of a connection that never became one of HTTP.
+fn note(shared: &Shared, reject: &Reject, id: &[u8], peer: Option<IpAddr>, detail: &str) {
+    tell(shared, reject, id, peer, b"", Exchange { detail, ..Exchange::default() });
 }
 
 async fn accept(terminator: &Terminator, socket: Socket) -> Result<(Socket, Session), Option<Socket>> {

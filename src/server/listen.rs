@@ -410,8 +410,12 @@ impl Accepting {
 
     async fn ask_itself(self) -> io::Result<Vec<u8>> {
         let (mut ours, theirs) = UnixStream::pair()?;
-        let listener =
-            Arc::new(Listener { at: Bind::Unix(PathBuf::new()), tls: None, terms: Arc::default() });
+        let listener = Arc::new(Listener {
+            at: Bind::Unix(PathBuf::new()),
+            proxy_protocol: false,
+            tls: None,
+            terms: Arc::default(),
+        });
         let itself = Arrival { socket: Socket::Unix(theirs), peer: None, port: None, listener };
         self.serve(itself, self.shared.admit_itself());
         ours.write_all(QUESTION).await?;

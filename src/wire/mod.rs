@@ -14,6 +14,7 @@ pub mod head;
 pub mod linger;
 mod out;
 pub mod outcome;
+pub mod proxy_protocol;
 pub mod refusal;
 pub mod socket;
 pub mod trail;

@@ -58,7 +58,11 @@ impl Client {
 
     /// Connects, and does the whole handshake.
     pub fn connect(&self, address: SocketAddr, name: &str) -> io::Result<Tls> {
-        let socket = TcpStream::connect(address)?;
+        self.over(TcpStream::connect(address)?, name)
+    }
+
+    /// The same over a connection on which something else came first.
+    pub fn over(&self, socket: TcpStream, name: &str) -> io::Result<Tls> {
         socket.set_read_timeout(Some(DEADLINE))?;
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(name.to_owned()).unwrap();

@@ -14,6 +14,7 @@ use std::time::Duration;
 pub(super) fn listener(item: &Item<'_, '_>) -> Option<RawListener> {
     let fields = item.fields("a mapping such as {address: 0.0.0.0:8080}")?;
     let address = fields.need("address").and_then(|i| i.parse("an address to listen on", bind));
+    let proxy_protocol = fields.get("proxy_protocol").and_then(|item| item.flag()).filter(|flag| flag.value);
     let tls = fields.get("tls");
     let https = fields.get("redirect_to_https");
     let has_tls = tls.is_some();
@@ -24,7 +25,7 @@ pub(super) fn listener(item: &Item<'_, '_>) -> Option<RawListener> {
     }
     let terms = Terms { https: https.and_then(|item| port_of_https(&item)), hsts };
     fields.close();
-    Some(RawListener { address: address?, tls, terms })
+    Some(RawListener { address: address?, proxy_protocol: proxy_protocol.map(|flag| flag.place), tls, terms })
 }
 
 /// `true`, or the port.
