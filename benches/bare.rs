@@ -1,8 +1,10 @@
 //! A proxy that is Pingora and nothing else: what it costs is what Portcullis stands on, the distance is our own.
 //!
-//! `bare [no-stealing] LISTEN ORIGIN THREADS`, such as `bare 127.0.0.1:7004 127.0.0.1:7001 1`.
+//! `bare [no-stealing] LISTEN ORIGIN THREADS [CERTIFICATE KEY]`, such as `bare 127.0.0.1:7004 127.0.0.1:7001 1`. With
+//! files of a certificate it speaks TLS, and HTTP/2 too.
 
 use async_trait::async_trait;
+use pingora::listeners::tls::TlsSettings;
 use pingora::prelude::{HttpPeer, Result};
 use pingora::server::configuration::ServerConf;
 use pingora::server::Server;
@@ -31,7 +33,7 @@ fn main() {
     let work_stealing = arguments.first().is_none_or(|first| first != "no-stealing");
     arguments.retain(|a| a != "no-stealing");
     // `cargo bench` and `cargo test` start every bench target without arguments.
-    let [listen, origin, threads] = &arguments[..] else { return };
+    let [listen, origin, threads, certificate @ ..] = &arguments[..] else { return };
     let threads = threads.parse().expect("a number of threads");
     let conf =
         ServerConf { threads, work_stealing, upstream_keepalive_pool_size: 8192, ..ServerConf::default() };
@@ -39,7 +41,17 @@ fn main() {
     let origin: SocketAddr = origin.parse().expect("the origin's address");
     let peer = HttpPeer::new(origin, false, String::new());
     let mut service = http_proxy_service(&server.configuration, Bare(peer));
-    service.add_tcp(listen);
+    match certificate {
+        [certificate, key] => {
+            // Also as in src/main.rs; Pingora's own choice would be ring.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            let mut settings =
+                TlsSettings::intermediate(certificate, key).expect("a certificate and its key");
+            settings.enable_h2();
+            service.add_tls_with_settings(listen, None, settings);
+        }
+        _ => service.add_tcp(listen),
+    }
     server.add_service(service);
     server.run_forever();
 }

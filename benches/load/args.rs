@@ -20,7 +20,8 @@ pub struct Arguments {
     /// 2 rounds of 2 seconds: enough for a look, not for a figure to quote
     #[arg(long)]
     quick: bool,
-    /// Measurements, comma-separated: cpu (also rps, upstream), browser, latency, close, 100KiB, 1MiB, memory, routes, 5000
+    /// Measurements, comma-separated: cpu (also rps, upstream), browser, latency, close, handshake, tls, h2,
+    /// 100KiB, 1MiB, memory, routes, 5000
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Contenders, comma-separated: portcullis, nginx, haproxy, bare
@@ -92,6 +93,11 @@ impl Plan {
     /// Where everything runs and writes.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Whether certificates are needed.
+    pub fn encrypts(&self) -> bool {
+        self.measurements.iter().any(|m| m.work.encrypts())
     }
 
     /// The processor that the proxies have for themselves; None when there is only one.

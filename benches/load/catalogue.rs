@@ -1,5 +1,4 @@
-//! The measurements: what each is, how it is made, and which figures come out of it. TLS handshakes and HTTP/2 get
-//! their entries here once the gateway has them.
+//! The measurements: what each is, how it is made, and which figures come out of it.
 
 use crate::tools::Paths;
 use serde::Serialize;
@@ -35,7 +34,22 @@ pub enum Work {
     Idle { steps: &'static [usize] },
     /// A closed loop for each number of routes.
     Routes { counts: &'static [usize], connections: usize },
+    /// A closed loop in plaintext and over TLS.
+    Encrypted { path: &'static str, connections: usize },
+    /// h2load: HTTP/2 over TLS, so many streams on each connection.
+    Streams { path: &'static str, connections: usize, streams: usize },
+    /// Our own clients: a connection for each request, with each kind of handshake and without.
+    Dialled { clients: usize },
 }
+
+impl Work {
+    pub fn encrypts(&self) -> bool {
+        matches!(self, Work::Encrypted { .. } | Work::Streams { .. } | Work::Dialled { .. })
+    }
+}
+
+/// The case that others are compared with where there is one without TLS.
+pub const PLAINTEXT: &str = "plain";
 
 pub struct Measurement {
     pub name: &'static str,
@@ -81,6 +95,8 @@ const fn fact(key: &'static str, title: &'static str, unit: &'static str, decima
 const CPU: Figure = less("cpu", "CPU time a request", "µs", 1);
 const USER: Figure = fact("user", "in user space", "µs", 1);
 const SYSTEM: Figure = fact("system", "in the kernel", "µs", 1);
+const USER_CONNECTION: Figure = fact("user", "in user space", "µs", 0);
+const SYSTEM_CONNECTION: Figure = fact("system", "in the kernel", "µs", 0);
 const RPS: Figure = more("rps", "requests a second", "", 0);
 const OPENED: Figure = plain(less("opened", "upstream connections opened a 10,000 requests", "", 1));
 const BUSY: Figure = fact("busy", "proxy's processor busy", "%", 0);
@@ -127,7 +143,7 @@ const BROWSER: &[&str] = &[
     "Cookie: session=0123456789abcdef",
 ];
 
-pub const MEASUREMENTS: [Measurement; 9] = [
+pub const MEASUREMENTS: [Measurement; 12] = [
     Measurement {
         name: "cpu",
         aliases: &["rps", "upstream"],
@@ -185,6 +201,62 @@ pub const MEASUREMENTS: [Measurement; 9] = [
               the origin are kept.",
         figures: &[CPU, USER, SYSTEM, RPS, OPENED, BUSY, LOAD, OTHERS],
         work: Work::Closed { paths: Paths::One("/service1/orders"), body: 1024, connections: 64, fields: &["Connection: close"] },
+        direct: false,
+        bare: true,
+    },
+    Measurement {
+        name: "handshake",
+        aliases: &[],
+        title: "New TLS connections",
+        how: "32 clients of our own open a connection, shake hands (TLS 1.3, X25519, AES-256-GCM), ask for `/`, which the \
+              proxy answers itself (Connection: close), and read to the end. Plain: the same without TLS. P-256 and \
+              RSA-2048: full handshakes with a certificate of that key. Resumed: by ticket, with a new key exchange. \
+              Clients count what each handshake was; one of another kind makes the run invalid, but for the one \
+              that each client starts a resumed run with. They verify no certificate.",
+        figures: &[
+            plain(less("cpu", "CPU time a connection", "µs", 0)),
+            less("added", "CPU time for TLS", "µs", 0),
+            USER_CONNECTION,
+            SYSTEM_CONNECTION,
+            plain(more("rps", "connections a second", "", 0)),
+            fact("full", "full handshakes", "", 0),
+            fact("resumed", "resumed handshakes", "", 0),
+            BUSY,
+            LOAD,
+            OTHERS,
+        ],
+        work: Work::Dialled { clients: 32 },
+        direct: false,
+        bare: false,
+    },
+    Measurement {
+        name: "tls",
+        aliases: &[],
+        title: "Small answers over TLS",
+        how: "As for small answers, in plaintext and over TLS 1.3 (AES-256-GCM) by turns. wrk verifies no certificate.",
+        figures: &[
+            CPU,
+            less("added", "CPU time for TLS", "µs", 1),
+            USER,
+            SYSTEM,
+            RPS_PLAIN,
+            OPENED,
+            BUSY,
+            LOAD,
+            OTHERS,
+        ],
+        work: Work::Encrypted { path: "/service1/orders", connections: 64 },
+        direct: false,
+        bare: true,
+    },
+    Measurement {
+        name: "h2",
+        aliases: &[],
+        title: "Small answers over HTTP/2",
+        how: "h2load asks for 1 KiB over TLS 1.3 (AES-256-GCM), on 8 streams of each of 16 kept connections as fast as \
+              it can. To the origin it is HTTP/1.1.",
+        figures: &[CPU, USER, SYSTEM, RPS, OPENED, BUSY, LOAD, OTHERS],
+        work: Work::Streams { path: "/service1/orders", connections: 16, streams: 8 },
         direct: false,
         bare: true,
     },

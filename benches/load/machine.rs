@@ -55,7 +55,11 @@ pub fn version(contender: &Contender) -> String {
 /// The load generators with their versions.
 pub fn tools(plan: &Plan) -> BTreeMap<&'static str, String> {
     let wrk = said(&["wrk", "-v"]).map(|v| v.split(" Copyright").next().unwrap_or(&v).to_owned());
-    let all = [("wrk", wrk), ("oha", said(&[&plan.oha, "--version"]))];
+    let h2load = plan.encrypts().then(|| said(&["h2load", "--version"])).flatten();
+    // Also the library of NGINX and HAProxy as the distribution packages them.
+    let openssl = plan.encrypts().then(|| said(&["openssl", "version"])).flatten();
+    let all =
+        [("wrk", wrk), ("oha", said(&[&plan.oha, "--version"])), ("h2load", h2load), ("openssl", openssl)];
     all.into_iter().filter_map(|(name, version)| Some((name, version?))).collect()
 }
 

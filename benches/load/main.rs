@@ -3,6 +3,7 @@
 
 mod args;
 mod catalogue;
+mod dial;
 mod idle;
 mod machine;
 mod measure;
@@ -13,6 +14,7 @@ mod process;
 mod proxies;
 mod report;
 mod table;
+mod tls;
 mod tools;
 mod verdict;
 mod words;
@@ -28,9 +30,11 @@ use std::process::ExitCode;
 const DESCRIPTORS: u64 = 11_500;
 
 fn main() -> ExitCode {
-    // `cargo bench` and `cargo test` start every bench target, without this word.
-    if std::env::args().nth(1).as_deref() != Some("run") {
-        return ExitCode::SUCCESS;
+    // `cargo bench` and `cargo test` start every bench target, without these words.
+    match std::env::args().nth(1).as_deref() {
+        Some("run") => {}
+        Some("dial") => return dialled(&std::env::args().skip(2).collect::<Vec<_>>()),
+        _ => return ExitCode::SUCCESS,
     }
     let arguments = Arguments::parse_from(std::env::args().skip(1));
     match run(arguments) {
@@ -43,6 +47,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// What `tools::dial` has started.
+fn dialled(arguments: &[String]) -> ExitCode {
+    match dial::run(arguments) {
+        Ok(line) => println!("{line}"),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
 /// Whether all went without an error.
 fn run(arguments: Arguments) -> Result<bool, String> {
     process::heed_signals().map_err(|e| format!("signals: {e}"))?;
@@ -53,6 +69,9 @@ fn run(arguments: Arguments) -> Result<bool, String> {
         return Err(format!(
             "5,000 connections need {DESCRIPTORS} open files, {limit} are allowed: see ulimit -Hn"
         ));
+    }
+    if plan.encrypts() {
+        tls::make_certificates(plan.folder())?;
     }
     let mut session = Session::new(&plan);
     eprintln!("This takes about {} minutes.", words::clock(session.expected()));
@@ -75,7 +94,7 @@ fn report(plan: &Plan, session: Session<'_>) -> Report {
     let shown = |contender: &Contender| Shown {
         name: contender.name.clone(),
         version: machine::version(contender),
-        configuration: proxies::shown(contender.kind),
+        configuration: proxies::shown(contender.kind, plan.encrypts()),
     };
     Report {
         valid: session.samples.iter().all(|s| s.errors.is_empty()) && !session.samples.is_empty(),

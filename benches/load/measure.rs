@@ -2,11 +2,13 @@
 //! alike.
 
 use crate::args::Plan;
-use crate::catalogue::{Measurement, Work};
+use crate::catalogue::{Measurement, Work, PLAINTEXT};
+use crate::dial::Handshake;
 use crate::parse::Load;
 use crate::process::{self, Cpu};
 use crate::proxies::{Contender, Kind, Running, Served, Setup};
 use crate::report::{median, Sample};
+use crate::tls::Key;
 use crate::tools::{self, Paths};
 use crate::{idle, words};
 use std::collections::BTreeMap;
@@ -22,6 +24,14 @@ const DISTURBED: &str = "disturbed by other programs";
 const ON_TIME: f64 = 0.98;
 const LEAST_RATE: u64 = 100;
 
+/// The cases of new connections.
+const DIALLED: [(&str, Option<Key>, Handshake); 4] = [
+    (PLAINTEXT, None, Handshake::Plain),
+    ("P-256", Some(Key::P256), Handshake::Full),
+    ("RSA-2048", Some(Key::Rsa2048), Handshake::Full),
+    ("resumed", Some(Key::P256), Handshake::Resumed),
+];
+
 type Values = BTreeMap<&'static str, f64>;
 
 /// One contender in one case of a measurement.
@@ -30,6 +40,8 @@ struct Lane<'a> {
     case: String,
     setup: Setup,
     paths: Paths,
+    /// Of those that are dialled.
+    handshake: Handshake,
     /// None when it is started anew each round.
     running: Option<Running>,
 }
@@ -116,8 +128,37 @@ impl<'a> Session<'a> {
             return Ok(None);
         }
         let running = Running::start(self.plan, lane.contender, lane.setup)?;
-        tools::wrk(self.plan, running.address, lane.paths, lane.setup.connections, &[], 1)?;
+        match measurement.work {
+            Work::Open { .. } => {
+                tools::wrk(self.plan, &running.base(), lane.paths, lane.setup.connections, &[], 1)?
+            }
+            _ => self.load(measurement, lane, &running, 1)?,
+        };
         Ok(Some(running))
+    }
+
+    /// One run of the load generator.
+    fn load(
+        &self,
+        measurement: &Measurement,
+        lane: &Lane<'_>,
+        running: &Running,
+        seconds: u64,
+    ) -> Result<Load, String> {
+        let (plan, to) = (self.plan, running.address);
+        match measurement.work {
+            Work::Open { path, connections } => {
+                tools::oha(plan, to, path, connections, self.rate.unwrap_or(LEAST_RATE), seconds)
+            }
+            Work::Streams { path, connections, streams } => {
+                tools::h2load(plan, &running.base(), path, (connections, streams), seconds)
+            }
+            Work::Dialled { clients } => tools::dial(plan, to, clients, lane.handshake, seconds),
+            _ => {
+                let fields = if let Work::Closed { fields, .. } = measurement.work { fields } else { &[] };
+                tools::wrk(plan, &running.base(), lane.paths, lane.setup.connections, fields, seconds)
+            }
+        }
     }
 
     /// Half of what the slowest can do, unless the load side cannot keep that up on time.
@@ -143,7 +184,7 @@ impl<'a> Session<'a> {
             let rps = match median(&known) {
                 Some(rps) => rps,
                 None => {
-                    tools::wrk(self.plan, running.address, Paths::One(path), connections, &[], 2)?.per_second
+                    tools::wrk(self.plan, &running.base(), Paths::One(path), connections, &[], 2)?.per_second
                 }
             };
             slowest = slowest.min(rps);
@@ -178,30 +219,37 @@ impl<'a> Session<'a> {
             (sample.values, sample.errors) = (values, errors);
             return Ok(sample);
         }
-        let running = lane.running.as_mut().ok_or("not running")?;
+        let mut running = lane.running.take().ok_or("not running")?;
+        let outcome = self.measured(measurement, lane, &mut running, &mut sample);
+        lane.running = Some(running);
+        outcome.map(|()| sample)
+    }
+
+    /// A run of the load generator, and what everybody used meanwhile.
+    fn measured(
+        &self,
+        measurement: &Measurement,
+        lane: &Lane<'_>,
+        running: &mut Running,
+        sample: &mut Sample,
+    ) -> Result<(), String> {
         let before = Reading::take(running)?;
-        let seconds = self.plan.seconds;
-        let load = match measurement.work {
-            Work::Open { path, connections } => {
-                let rate = self.rate.unwrap_or(LEAST_RATE);
-                tools::oha(self.plan, running.address, path, connections, rate, seconds)?
-            }
-            _ => {
-                let fields = if let Work::Closed { fields, .. } = measurement.work { fields } else { &[] };
-                tools::wrk(self.plan, running.address, lane.paths, lane.setup.connections, fields, seconds)?
-            }
-        };
+        let load = self.load(measurement, lane, running, self.plan.seconds)?;
         let after = Reading::take(running)?;
         sample.values = self.figures(measurement, running, &load, &before, &after);
         sample.limit = self.limit(measurement, lane.contender, &sample.values);
         sample.errors = load.errors;
-        if after.served.requests < before.served.requests + load.requests {
+        let asked = if lane.setup.answers { 0 } else { load.requests };
+        if after.served.requests < before.served.requests + asked {
             sample.errors.insert("answers that the origin did not give".to_owned(), 1);
+        }
+        if lane.setup.answers && after.served.requests > before.served.requests {
+            sample.errors.insert("answers that the origin gave".to_owned(), 1);
         }
         if let Err(error) = running.proxy.as_mut().map_or(Ok(()), process::Process::check_alive) {
             sample.errors.insert(error, 1);
         }
-        Ok(sample)
+        Ok(())
     }
 
     /// Everything that a run of a load generator tells; those that the measurement does not name are left out.
@@ -241,6 +289,9 @@ impl<'a> Session<'a> {
             let gigabytes = requests * body as f64 / 1e9;
             values.push(("gb_cpu", proxy.total() / gigabytes));
             values.push(("gb_rate", load.per_second * body as f64 / 1e9));
+        }
+        if let Some(handshakes) = &load.handshakes {
+            values.extend([("full", handshakes.full as f64), ("resumed", handshakes.resumed as f64)]);
         }
         if let Some(latency) = &load.latency {
             values.extend([("p50", latency.p50), ("p99", latency.p99), ("p999", latency.p999)]);
@@ -320,8 +371,12 @@ impl<'a> Session<'a> {
 
     fn duration(&self, measurement: &Measurement) -> Duration {
         let contenders = self.takes_part(measurement).len() as f64;
-        let cases =
-            if let Work::Routes { counts, .. } = measurement.work { counts.len() as f64 } else { 1.0 };
+        let cases = match measurement.work {
+            Work::Routes { counts, .. } => counts.len() as f64,
+            Work::Dialled { .. } => DIALLED.len() as f64,
+            Work::Encrypted { .. } => 2.0,
+            _ => 1.0,
+        };
         let each = match measurement.work {
             Work::Idle { steps } => 3.0 + 3.7 * steps.len() as f64,
             _ => self.plan.seconds as f64 + 0.25,
@@ -359,34 +414,53 @@ fn processors() -> f64 {
 }
 
 fn all_lanes<'c>(measurement: &Measurement, contenders: &'c [Contender]) -> Vec<Lane<'c>> {
-    let lane = |case: &str, routes, connections, paths| {
+    let lane = |case: &str, setup: Setup, paths, handshake| {
         let case = case.to_owned();
         contenders.iter().map(move |contender| Lane {
             contender,
             case: case.clone(),
-            setup: Setup { routes, connections },
+            setup,
             paths,
+            handshake,
             running: None,
         })
     };
+    let setup = |connections| Setup { tls: None, answers: false, routes: 10, connections };
+    let plain = |case: &str, setup, paths| lane(case, setup, paths, Handshake::Plain);
     match measurement.work {
-        Work::Closed { paths, connections, .. } => lane("", 10, connections, paths).collect(),
-        Work::Open { path, connections } => lane("", 10, connections, Paths::One(path)).collect(),
+        Work::Closed { paths, connections, .. } => plain("", setup(connections), paths).collect(),
+        Work::Open { path, connections } => plain("", setup(connections), Paths::One(path)).collect(),
         Work::Idle { steps } => {
             let most = steps.iter().max().copied().unwrap_or(0);
-            lane("", 10, most, Paths::One("/service1/orders")).collect()
+            plain("", setup(most), Paths::One("/service1/orders")).collect()
         }
         Work::Routes { counts, connections } => counts
             .iter()
             .flat_map(|n| {
-                lane(&format!("{} routes", words::number(*n as f64, 0)), *n, connections, Paths::Spread(*n))
+                let case = format!("{} routes", words::number(*n as f64, 0));
+                plain(&case, Setup { routes: *n, ..setup(connections) }, Paths::Spread(*n))
+            })
+            .collect(),
+        Work::Encrypted { path, connections } => [(PLAINTEXT, None), ("TLS", Some(Key::P256))]
+            .into_iter()
+            .flat_map(|(case, tls)| plain(case, Setup { tls, ..setup(connections) }, Paths::One(path)))
+            .collect(),
+        Work::Streams { path, connections, streams } => {
+            let setup = Setup { tls: Some(Key::P256), ..setup(connections * streams) };
+            plain("", setup, Paths::One(path)).collect()
+        }
+        Work::Dialled { clients } => DIALLED
+            .into_iter()
+            .flat_map(|(case, tls, handshake)| {
+                let setup = Setup { tls, answers: true, ..setup(clients) };
+                lane(case, setup, Paths::One("/"), handshake)
             })
             .collect(),
     }
 }
 
 /// Figures that are made of several samples of one round: what a proxy adds to the origin's own latency, what more
-/// routes cost.
+/// routes cost, what TLS costs.
 fn derive(samples: &mut [Sample], measurement: &Measurement) {
     let known = samples.to_vec();
     let base = |sample: &Sample, contender: &str, case: Option<&str>, key: &str| {
@@ -410,6 +484,11 @@ fn derive(samples: &mut [Sample], measurement: &Measurement) {
         if let (Work::Routes { .. }, Some(own)) = (&measurement.work, sample.values.get("cpu").copied()) {
             if let Some(few) = base(sample, &sample.contender, Some("10 routes"), "cpu") {
                 sample.values.insert("ratio", own / few);
+            }
+        }
+        if let (true, Some(own)) = (sample.case != PLAINTEXT, sample.values.get("cpu").copied()) {
+            if let Some(without) = base(sample, &sample.contender, Some(PLAINTEXT), "cpu") {
+                sample.values.insert("added", own - without);
             }
         }
     }

@@ -9,6 +9,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 /// Drawn at the width of a phone: the page never has to shrink the letters.
 const WIDTH: u32 = 340;
 const ROW: u32 = 30;
+/// Room for the labels; longer ones get more.
 const LABELS: u32 = 108;
 const TICKS: u32 = 22;
 const LETTERS: f64 = 14.0;
@@ -60,11 +61,13 @@ fn draw(area: &Area<'_>, bars: &[Bar], decimals: usize) -> Result<(), Box<dyn st
     let longest = bars.iter().map(|b| words::number(b.median, decimals).chars().count()).max().unwrap_or(0);
     let most = bars.iter().map(|b| b.max).fold(0.0, f64::max);
     let least = bars.iter().map(|b| b.min).fold(0.0, f64::min);
+    let letters = bars.iter().map(|b| b.label.chars().count()).max().unwrap_or(0);
+    let labels = LABELS.max((letters as f64 * LETTERS * 0.52) as u32 + 12);
     // Room for the figure behind the longest whisker.
-    let room = (longest as f64 * LETTERS * 0.62 + 12.0) / f64::from(WIDTH - LABELS);
+    let room = (longest as f64 * LETTERS * 0.62 + 12.0) / f64::from(WIDTH - labels);
     let span = if most > least { (most - least) / (1.0 - room) } else { 1.0 };
     let mut chart = ChartBuilder::on(area)
-        .set_label_area_size(LabelAreaPosition::Left, LABELS)
+        .set_label_area_size(LabelAreaPosition::Left, labels)
         .set_label_area_size(LabelAreaPosition::Bottom, TICKS)
         .build_cartesian_2d(least..least + span, 0.0..bars.len() as f64)?;
     let ticks = |v: &f64| tick(*v, span);
@@ -82,7 +85,7 @@ fn draw(area: &Area<'_>, bars: &[Bar], decimals: usize) -> Result<(), Box<dyn st
         .draw()?;
     for (at, bar) in bars.iter().enumerate() {
         let middle = bars.len() as f64 - at as f64 - 0.5;
-        one(area, &mut chart, bar, middle, decimals)?;
+        one(area, &mut chart, bar, (labels, middle), decimals)?;
     }
     Ok(())
 }
@@ -91,7 +94,7 @@ fn one(
     area: &Area<'_>,
     chart: &mut Chart<'_, '_>,
     bar: &Bar,
-    middle: f64,
+    (labels, middle): (u32, f64),
     decimals: usize,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let colour = colour(&bar.contender);
@@ -106,7 +109,7 @@ fn one(
     let (left, y) = chart.backend_coord(&(bar.max.max(0.0), middle));
     let font = ("sans-serif", LETTERS).into_font().color(&INK);
     let label = font.clone().pos(Pos::new(HPos::Right, VPos::Center));
-    area.draw(&Text::new(bar.label.clone(), (LABELS as i32 - 8, y), label))?;
+    area.draw(&Text::new(bar.label.clone(), (labels as i32 - 8, y), label))?;
     let value = font.pos(Pos::new(HPos::Left, VPos::Center));
     area.draw(&Text::new(words::number(bar.median, decimals), (left + 6, y), value))?;
     Ok(())

@@ -3,12 +3,17 @@
 //!
 //! With `--logs` each has a twin with an access log in a file: JSON for Portcullis, with an admin address that nobody asks,
 //! NGINX's own format with its buffer, HAProxy's through its standard output.
+//!
+//! Over TLS all have the same certificate, TLS 1.2 and 1.3, tickets, and HTTP/2 beside HTTP/1.1.
 
 use crate::args::Plan;
+use crate::dial;
 use crate::process::{self, Process};
+use crate::tls::{self, Key};
+use rustls::{ClientConnection, StreamOwned};
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -36,6 +41,10 @@ pub struct Contender {
 /// What a measurement needs of a contender.
 #[derive(Clone, Copy)]
 pub struct Setup {
+    /// TLS with a certificate of this key; None is plaintext.
+    pub tls: Option<Key>,
+    /// Whether `/` is answered by the proxy itself.
+    pub answers: bool,
     pub routes: usize,
     /// At most so many clients at once; the pool of upstream connections has room for all.
     pub connections: usize,
@@ -48,6 +57,7 @@ pub struct Running {
     pub proxy: Option<Process>,
     pub origin: Process,
     origin_address: SocketAddr,
+    setup: Setup,
 }
 
 /// What the origin has served so far.
@@ -60,17 +70,20 @@ pub struct Served {
 impl Running {
     pub fn start(plan: &Plan, contender: &Contender, setup: Setup) -> Result<Running, String> {
         let origin_address = process::free_address()?;
-        let name = format!("{}-{}", contender.name, setup.routes);
+        // There may be several of a contender at once.
+        let name = format!("{}-{}", contender.name, origin_address.port());
         let command = [plan.origin.clone(), origin_address.to_string()];
         let mut origin =
             Process::start(&format!("{name}-origin"), plan.load_cpus(), plan.folder(), &command)?;
         origin.wait_until_listening(origin_address)?;
         if contender.kind == Kind::Direct {
-            return Ok(Running { address: origin_address, proxy: None, origin, origin_address });
+            return Ok(Running { address: origin_address, proxy: None, origin, origin_address, setup });
         }
         let address = process::free_address()?;
         let logs = contender.logs;
-        let place = Place { folder: name.clone(), address, origin: origin_address, setup, logs };
+        // Programs differ in what a relative name is relative to.
+        let keys = plan.folder().join(tls::FOLDER).to_string_lossy().into_owned();
+        let place = Place { folder: name.clone(), keys, address, origin: origin_address, setup, logs };
         let folder = plan.folder().join(&name);
         fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
         for (file, text) in place.files(contender.kind) {
@@ -79,60 +92,89 @@ impl Running {
         let command = [contender.program.clone(), place.arguments(contender.kind)].concat();
         let mut proxy = Process::start(&name, plan.proxy_cpu(), plan.folder(), &command)?;
         proxy.wait_until_listening(address)?;
-        let running = Running { address, proxy: Some(proxy), origin, origin_address };
+        let running = Running { address, proxy: Some(proxy), origin, origin_address, setup };
         running.probe()?;
         Ok(running)
     }
 
+    /// Scheme and address.
+    pub fn base(&self) -> String {
+        let scheme = if self.setup.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
     pub fn served(&self) -> Result<Served, String> {
-        let (_, body) = get(self.origin_address, "/stats")?;
+        let (_, body) = get(self.origin_address, None, "/stats")?;
         serde_json::from_slice(&body).map_err(|e| format!("the origin's statistics: {e}"))
     }
 
     /// What answers must be before anything is measured.
     fn probe(&self) -> Result<(), String> {
         for (path, length) in [("/service1/orders", 1024), ("/service1/bytes/102400", 102_400)] {
-            let (head, body) = get(self.address, path)?;
+            let (head, body) = get(self.address, self.setup.tls, path)?;
             if !head.starts_with("HTTP/1.1 200") || body.len() != length {
                 let line = head.lines().next().unwrap_or_default();
                 return Err(format!("{path} was answered with {line:?} and {} bytes", body.len()));
             }
+        }
+        if self.setup.answers {
+            let (head, body) = get(self.address, self.setup.tls, "/")?;
+            dial::judge(&[head.as_bytes(), b"\r\n\r\n", &body].concat())?;
         }
         Ok(())
     }
 }
 
 /// One GET on a connection of its own.
-fn get(address: SocketAddr, path: &str) -> Result<(String, Vec<u8>), String> {
-    let ask = || -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes())?;
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all)?;
-        Ok(all)
+fn get(address: SocketAddr, tls: Option<Key>, path: &str) -> Result<(String, Vec<u8>), String> {
+    let failed = |e: std::io::Error| format!("GET {path}: {e}");
+    let stream = TcpStream::connect(address).map_err(failed)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(failed)?;
+    let host = if tls.is_some() { tls::HOST.to_owned() } else { address.to_string() };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let all = match tls {
+        None => ask(stream, &request),
+        Some(_) => {
+            let session = ClientConnection::new(tls::client(false)?, tls::name()?);
+            ask(StreamOwned::new(session.map_err(|e| e.to_string())?, stream), &request)
+        }
     };
-    let all = ask().map_err(|e| format!("GET {path}: {e}"))?;
+    let all = all.map_err(failed)?;
     let end = all.windows(4).position(|w| w == b"\r\n\r\n").ok_or("an answer without an end of its head")?;
     Ok((String::from_utf8_lossy(&all[..end]).into_owned(), all[end + 4..].to_vec()))
 }
 
+fn ask(mut stream: impl Read + Write, request: &str) -> std::io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    let mut all = Vec::new();
+    match stream.read_to_end(&mut all) {
+        // Without a farewell of TLS; the length is known.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(all),
+        other => other.map(|_| all),
+    }
+}
+
 /// The configuration as it is shown in the report.
-pub fn shown(kind: Kind) -> String {
+pub fn shown(kind: Kind, encrypts: bool) -> String {
     let (address, origin) = (([127, 0, 0, 1], 8080).into(), ([127, 0, 0, 1], 7001).into());
     let place = Place {
         folder: "conf".to_owned(),
+        keys: tls::FOLDER.to_owned(),
         address,
         origin,
-        setup: Setup { routes: 10, connections: 64 },
+        setup: Setup { tls: encrypts.then_some(Key::P256), answers: encrypts, routes: 10, connections: 64 },
         logs: false,
     };
     let mut text = String::new();
+    if encrypts {
+        text.push_str(
+            "# With TLS, and with the answer of its own that only new connections are measured with.\n",
+        );
+    }
     for (file, content) in place.files(kind) {
         let _ = write!(text, "# {file}\n{content}\n");
     }
-    if text.is_empty() {
+    if kind == Kind::Bare {
         let _ = write!(text, "bare {}", place.arguments(kind).join(" "));
     }
     text
@@ -141,6 +183,8 @@ pub fn shown(kind: Kind) -> String {
 /// Where a contender listens and whom it asks. Its files are in `folder`, seen from where it is started.
 struct Place {
     folder: String,
+    /// Where the certificates are.
+    keys: String,
     address: SocketAddr,
     origin: SocketAddr,
     setup: Setup,
@@ -154,7 +198,13 @@ impl Place {
             Kind::Portcullis => format!("run -c {folder}/portcullis.yaml"),
             Kind::Nginx => format!("-p {folder} -c nginx.conf -e stderr"),
             Kind::Haproxy => format!("-db -C {folder} -f haproxy.cfg"),
-            Kind::Bare => format!("{address} {origin} 1"),
+            Kind::Bare => match self.setup.tls {
+                Some(key) => {
+                    let (keys, stem) = (&self.keys, key.stem());
+                    format!("{address} {origin} 1 {keys}/{stem}.pem {keys}/{stem}.key")
+                }
+                None => format!("{address} {origin} 1"),
+            },
             Kind::Direct => String::new(),
         };
         line.split(' ').map(str::to_owned).collect()
@@ -180,9 +230,19 @@ impl Place {
             true => format!("{{path: {}/access.log}}\nadmin: {{address: \"127.0.0.1:0\"}}", self.folder),
             false => "{path: off}".to_owned(),
         };
+        let tls = self.setup.tls.map_or_else(String::new, |key| {
+            let (keys, stem) = (&self.keys, key.stem());
+            format!(
+                "\n    protocols: [h2, http1]\n    tls: {{certificates: [{{cert: {keys}/{stem}.pem, key: {keys}/{stem}.key}}]}}"
+            )
+        });
+        let own = match self.setup.answers {
+            true => format!("\n  - {{path: {{exact: /}}, respond: {{status: 200, body: {}}}}}", dial::BODY),
+            false => String::new(),
+        };
         let mut text = format!(
             r#"listeners:
-  - address: {address}
+  - address: {address}{tls}
 access_log: {logs}
 threads: 1
 limits:
@@ -193,7 +253,7 @@ upstreams:
     targets: ["{origin}"]
     timeouts: {{idle: 10m}}
     keepalive: {{pool: {pool}}}
-routes:
+routes:{own}
 "#
         );
         for n in 0..self.setup.routes {
@@ -206,6 +266,11 @@ routes:
     fn nginx(&self) -> String {
         let (address, origin, pool) = (self.address, self.origin, self.pool());
         let descriptors = 2 * self.setup.connections + 1024;
+        let (ssl, tls) = self.nginx_tls();
+        let own = match self.setup.answers {
+            true => format!("        location = / {{ return 200 \"{}\"; }}\n", dial::BODY),
+            false => String::new(),
+        };
         let logs = if self.logs { "access.log combined buffer=64k flush=1s" } else { "off" };
         let mut text = format!(
             r#"daemon off;
@@ -230,8 +295,8 @@ http {{
         keepalive_requests 4000000000;
     }}
     server {{
-        listen {address} backlog=4096;
-        proxy_http_version 1.1;
+        listen {address}{ssl} backlog=4096;
+{tls}        proxy_http_version 1.1;
         proxy_set_header Connection "";
         proxy_set_header Host $http_host;
         proxy_set_header X-Forwarded-For $remote_addr;
@@ -246,13 +311,28 @@ http {{
         proxy_buffers 16 64k;
         proxy_busy_buffers_size 256k;
         proxy_max_temp_file_size 0;
-"#
+{own}"#
         );
         for n in 0..self.setup.routes {
             let _ = writeln!(text, "        location /service{n}/ {{ proxy_pass http://origin; }}");
         }
         text.push_str("    }\n}\n");
         text
+    }
+
+    /// What follows the address, and the lines for TLS. By default this NGINX has no TLS 1.3.
+    fn nginx_tls(&self) -> (&'static str, String) {
+        let Some(key) = self.setup.tls else { return ("", String::new()) };
+        let (keys, stem) = (&self.keys, key.stem());
+        let lines = format!(
+            r#"        ssl_certificate {keys}/{stem}.pem;
+        ssl_certificate_key {keys}/{stem}.key;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_session_cache shared:tls:10m;
+        ssl_session_tickets on;
+"#
+        );
+        (" ssl http2", lines)
     }
 
     /// By default it keeps idle connections to servers only while they are a quarter of its descriptors, which doubles
@@ -266,6 +346,20 @@ http {{
             ("", "")
         };
         let (log, with) = logs;
+        let own = match self.setup.answers {
+            true => format!(
+                "    http-request return status 200 content-type text/plain string {} if {{ path / }}\n",
+                dial::BODY
+            ),
+            false => String::new(),
+        };
+        let (scheme, tls) = match self.setup.tls {
+            Some(key) => {
+                let (keys, stem) = (&self.keys, key.stem());
+                ("https", format!(" ssl crt {keys}/{stem}.both alpn h2,http/1.1 ssl-min-ver TLSv1.2"))
+            }
+            None => ("http", String::new()),
+        };
         format!(
             r#"global
     nbthread 1
@@ -281,14 +375,14 @@ http {{
     option http-keep-alive
     http-reuse always
 frontend clients
-    bind {address} backlog 4096
-    unique-id-format %[uuid()]
+    bind {address} backlog 4096{tls}
+{own}    unique-id-format %[uuid()]
     unique-id-header X-Request-Id
     http-request set-header X-Forwarded-For %[src]
-    http-request set-header X-Forwarded-Proto http
+    http-request set-header X-Forwarded-Proto {scheme}
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header X-Forwarded-Port %[dst_port]
-    http-request set-header Forwarded for=\"%[src]:%[src_port]\";proto=http;host=\"%[req.hdr(host)]\"
+    http-request set-header Forwarded for=\"%[src]:%[src_port]\";proto={scheme};host=\"%[req.hdr(host)]\"
     http-request set-header Via "1.1 haproxy"
     http-response set-header X-Request-Id %[unique-id]
     use_backend %[path,map_beg(routes.map)]

@@ -15,11 +15,13 @@ pub fn text(report: &Report) -> String {
         }
         text.push_str(&aligned(&rows(report, measurement)));
         for row in report.rows(measurement.name) {
+            let name = format!("{} {}", words::title(row.1), row.0);
+            let name = name.trim_end();
             if let Some(limit) = report.limit(measurement.name, row) {
-                let _ = writeln!(text, "  {} {}: {limit}", words::title(row.1), row.0);
+                let _ = writeln!(text, "  {name}: {limit}");
             }
             for (error, count) in report.errors(measurement.name, row) {
-                let _ = writeln!(text, "  INVALID {}: {error} ({count})", words::title(row.1));
+                let _ = writeln!(text, "  INVALID {name}: {error} ({count})");
             }
         }
     }

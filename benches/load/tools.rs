@@ -1,8 +1,9 @@
-//! The load generators: wrk for closed loops, oha for an open one.
+//! The load generators: wrk for closed loops, oha for an open one, h2load for HTTP/2, our own for new connections.
 
 use crate::args::Plan;
+use crate::dial::Handshake;
 use crate::parse::{self, Load};
-use crate::process;
+use crate::{process, tls};
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,10 +39,11 @@ pub enum Paths {
     Spread(usize),
 }
 
-/// A closed loop: each connection asks again as soon as it has its answer.
+/// A closed loop: each connection asks again as soon as it has its answer. `to` is a scheme and an address. Over TLS wrk
+/// verifies nothing and takes what OpenSSL likes best, TLS 1.3 with [`tls::SUITE`].
 pub fn wrk(
     plan: &Plan,
-    to: SocketAddr,
+    to: &str,
     paths: Paths,
     connections: usize,
     fields: &[&str],
@@ -51,10 +53,10 @@ pub fn wrk(
     command.extend([format!("-c{connections}"), format!("-d{seconds}s")]);
     command.extend(fields.iter().flat_map(|field| ["-H".to_owned(), (*field).to_owned()]));
     match paths {
-        Paths::One(path) => command.push(format!("http://{to}{path}")),
+        Paths::One(path) => command.push(format!("{to}{path}")),
         Paths::Spread(routes) => {
             fs::write(plan.folder().join("spread.lua"), SPREAD).map_err(|e| e.to_string())?;
-            command.extend(["-s".to_owned(), "spread.lua".to_owned(), format!("http://{to}/")]);
+            command.extend(["-s".to_owned(), "spread.lua".to_owned(), format!("{to}/")]);
             command.extend(["--".to_owned(), routes.to_string()]);
         }
     }
@@ -80,6 +82,48 @@ pub fn oha(
     command.extend(["-z".to_owned(), format!("{seconds}s"), format!("http://{to}{path}")]);
     let text = process::output(plan.load_cpus(), plan.folder(), &command, limit(seconds))?;
     parse::oha(&text)
+}
+
+/// A closed loop over HTTP/2: each stream of each connection asks again as soon as it has its answer.
+pub fn h2load(
+    plan: &Plan,
+    to: &str,
+    path: &str,
+    (connections, streams): (usize, usize),
+    seconds: u64,
+) -> Result<Load, String> {
+    let command = [
+        "h2load".to_owned(),
+        format!("--clients={connections}"),
+        format!("--max-concurrent-streams={streams}"),
+        format!("--duration={seconds}"),
+        format!("--tls13-ciphers={}", tls::SUITE),
+        format!("{to}{path}"),
+    ];
+    let text = process::output(plan.load_cpus(), plan.folder(), &command, limit(seconds))?;
+    parse::h2load(&text, tls::SUITE)
+}
+
+/// New connections, each for one request. This program itself, started once more: see `dial.rs`.
+pub fn dial(
+    plan: &Plan,
+    to: SocketAddr,
+    clients: usize,
+    handshake: Handshake,
+    seconds: u64,
+) -> Result<Load, String> {
+    let program = std::env::current_exe().map_err(|e| format!("this program's own file: {e}"))?;
+    let program = program.into_os_string().into_string().map_err(|p| format!("{p:?} is not UTF-8"))?;
+    let command = [
+        program,
+        "dial".to_owned(),
+        to.to_string(),
+        seconds.to_string(),
+        clients.to_string(),
+        handshake.word().to_owned(),
+    ];
+    let text = process::output(plan.load_cpus(), plan.folder(), &command, limit(seconds))?;
+    parse::dial(&text)
 }
 
 fn limit(seconds: u64) -> Duration {

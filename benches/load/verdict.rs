@@ -1,6 +1,6 @@
 //! What the figures say in a sentence or two, also where Portcullis is behind.
 
-use crate::catalogue::{Better, Figure};
+use crate::catalogue::{Better, Figure, PLAINTEXT};
 use crate::report::{Described, Report, Summary};
 use crate::words;
 
@@ -23,19 +23,30 @@ pub fn standing(report: &Report) -> Vec<(&'static str, String)> {
     let (mut ahead, mut level, mut behind) = (Vec::new(), Vec::new(), Vec::new());
     for measurement in &report.measurements {
         for figure in measurement.figures.iter().filter(|f| f.drawn) {
-            let Some((own, best)) = pair(report, measurement, figure) else { continue };
-            let name = format!("{}: {}", measurement.title.to_lowercase(), figure.title);
-            let name = name.replace("kib", "KiB").replace("mib", "MiB");
-            let (value, other) =
-                (words::number(own.median, figure.decimals), words::number(best.median, figure.decimals));
-            let text =
-                format!("{name} ({value} to {}'s {other}{})", words::title(&best.contender), unit(figure));
-            let apart = own.max < best.min || own.min > best.max;
-            let better = (own.median < best.median) == (figure.better == Better::Less);
-            match (apart, better) {
-                (false, _) => level.push(text),
-                (true, true) => ahead.push(text),
-                (true, false) => behind.push(text),
+            for case in cases(report, measurement) {
+                let Some((own, best)) = pair(report, measurement, case, figure) else { continue };
+                let title = measurement.title.to_lowercase();
+                let title = title
+                    .replace("kib", "KiB")
+                    .replace("mib", "MiB")
+                    .replace("tls", "TLS")
+                    .replace("http", "HTTP");
+                let of = if case.is_empty() || many(case) { String::new() } else { format!(" ({case})") };
+                let name = format!("{title}{of}: {}", figure.title);
+                let (value, other) =
+                    (words::number(own.median, figure.decimals), words::number(best.median, figure.decimals));
+                let text = format!(
+                    "{name} ({value} to {}'s {other}{})",
+                    words::title(&best.contender),
+                    unit(figure)
+                );
+                let apart = own.max < best.min || own.min > best.max;
+                let better = (own.median < best.median) == (figure.better == Better::Less);
+                match (apart, better) {
+                    (false, _) => level.push(text),
+                    (true, true) => ahead.push(text),
+                    (true, false) => behind.push(text),
+                }
             }
         }
     }
@@ -52,14 +63,33 @@ pub fn standing(report: &Report) -> Vec<(&'static str, String)> {
     .collect()
 }
 
-/// Portcullis, and the best of the others, in the measurement's last case.
+/// Those to compare in: the last of more and more of the same, each of different things, none that others are compared with.
+fn cases<'a>(report: &'a Report, measurement: &Described) -> Vec<&'a str> {
+    let mut all = Vec::new();
+    for (case, _) in report.rows(measurement.name) {
+        if case != PLAINTEXT && !all.contains(&case) {
+            all.push(case);
+        }
+    }
+    match all.last() {
+        Some(last) if many(last) => vec![*last],
+        _ => all,
+    }
+}
+
+/// Such as "10,000 routes".
+fn many(case: &str) -> bool {
+    case.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// Portcullis, and the best of the others.
 fn pair<'a>(
     report: &'a Report,
     measurement: &Described,
+    case: &str,
     figure: &Figure,
 ) -> Option<(&'a Summary, &'a Summary)> {
-    let case = report.rows(measurement.name).last()?.0.to_owned();
-    let get = |contender| report.get(measurement.name, (&case, contender), figure.key);
+    let get = |contender| report.get(measurement.name, (case, contender), figure.key);
     let own = get("portcullis")?;
     let better = |a: &&Summary, b: &&Summary| match figure.better {
         Better::Less => a.median.total_cmp(&b.median),
