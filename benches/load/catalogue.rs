@@ -208,7 +208,7 @@ pub const MEASUREMENTS: [Measurement; 12] = [
         name: "handshake",
         aliases: &[],
         title: "New TLS connections",
-        how: "32 clients of our own open a connection, shake hands (TLS 1.3, X25519, AES-256-GCM), ask for `/`, which the \
+        how: "32 clients of our own open a connection, shake hands (TLS 1.3, X25519, AES-256-GCM), ask for /, which the \
               proxy answers itself (Connection: close), and read to the end. Plain: the same without TLS. P-256 and \
               RSA-2048: full handshakes with a certificate of that key. Resumed: by ticket, with a new key exchange. \
               Clients count what each handshake was; one of another kind makes the run invalid, but for the one \

@@ -151,8 +151,8 @@ fn full_table(report: &Report, measurement: &Described) -> String {
     text.push_str("</tr>\n</table></div>\n");
     for row in rows {
         if let Some(limit) = report.limit(measurement.name, row) {
-            let _ =
-                writeln!(text, "<p class=\"quiet\">{} {}: {limit}.</p>", escaped(words::title(row.1)), row.0);
+            let name = format!("{} {}", words::title(row.1), row.0);
+            let _ = writeln!(text, "<p class=\"quiet\">{}: {limit}.</p>", escaped(name.trim_end()));
         }
     }
     text
