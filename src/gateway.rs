@@ -117,6 +117,30 @@ pub struct Listener {
     pub tls: Option<Arc<Terminator>>,
     /// What it asks of who comes in.
     pub terms: Arc<Terms>,
+    /// What may be spoken there.
+    pub protocols: Protocols,
+}
+
+/// What may be spoken on a connection; at least one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocols {
+    /// HTTP/1.1 and 1.0.
+    pub http1: bool,
+    /// HTTP/2; where nothing is encrypted by a client that knows so (RFC 9113 §3.3).
+    pub h2: bool,
+}
+
+impl Protocols {
+    /// HTTP/1 alone.
+    pub const HTTP1: Protocols = Protocols { http1: true, h2: false };
+    /// Both.
+    pub const BOTH: Protocols = Protocols { http1: true, h2: true };
+
+    /// As TLS offers them, most wanted first (RFC 7301 §6).
+    pub fn alpn(self) -> Vec<Vec<u8>> {
+        let all = [(self.h2, &b"h2"[..]), (self.http1, b"http/1.1")];
+        all.iter().filter(|(spoken, _)| *spoken).map(|(_, name)| name.to_vec()).collect()
+    }
 }
 
 /// Where a listener listens.
@@ -170,6 +194,8 @@ pub struct Limits {
     pub min_body_rate: u64,
     /// Requests after which a connection is closed.
     pub requests_per_connection: u32,
+    /// Requests that a client may have in flight on one connection of HTTP/2.
+    pub h2_streams: u32,
     /// Sizes of the head.
     pub head: HeadLimits,
 }

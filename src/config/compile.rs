@@ -7,7 +7,9 @@ use super::raw::{
     RawRoute, RawTls, RawUpstream,
 };
 use crate::base::client::TrustedProxies;
-use crate::gateway::{Action, Gateway, Limits, Listener, Retry, Route, Rules, Settings, Split, Timing};
+use crate::gateway::{
+    Action, Gateway, Limits, Listener, Protocols, Retry, Route, Rules, Settings, Split, Timing,
+};
 use crate::observe::access_log::AccessLog;
 use crate::observe::stats::RouteStats;
 use crate::observe::trace::Tracing;
@@ -118,14 +120,19 @@ fn listeners(
     let mut listener = |raw: RawListener| {
         let at = raw.address.value;
         let old = before.iter().position(|old| old.at == at).map(|place| before.remove(place));
+        let protocols = raw.protocols.unwrap_or(match raw.tls {
+            Some(_) => Protocols::BOTH,
+            None => Protocols::HTTP1,
+        });
         // What `check` found wrong may have no certificate left.
         let tls = raw.tls.filter(|tls| !tls.pairs.is_empty()).map(|tls| {
             let RawTls { pairs, clients, only_tls13 } = tls;
-            let spec = tls::Spec { pairs, clients, only_tls13, protocols: vec![b"http/1.1".to_vec()] };
+            let spec = tls::Spec { pairs, clients, only_tls13, protocols: protocols.alpn() };
             Arc::new(Terminator::new(spec, Arc::clone(keys), old.and_then(|old| old.tls.as_deref())))
         });
         Arc::new(Listener {
             at,
+            protocols,
             proxy_protocol: raw.proxy_protocol.is_some(),
             tls,
             terms: Arc::new(raw.terms),
@@ -249,6 +256,7 @@ fn limits(raw: &RawLimits) -> Limits {
         write_timeout: raw.write_timeout.unwrap_or(s(60)),
         min_body_rate: raw.min_body_rate.unwrap_or(240),
         requests_per_connection: raw.requests_per_connection.map_or(10_000, |n| n as u32),
+        h2_streams: raw.h2_streams.map_or(128, |n| n as u32),
         head: HeadLimits {
             target: raw.max_target.unwrap_or(8 << 10) as usize,
             size: raw.max_header.unwrap_or(32 << 10) as usize,

@@ -2,7 +2,7 @@
 
 use super::decode::{At, Place};
 use crate::base::units;
-use crate::gateway::{Admin, Bind};
+use crate::gateway::{Admin, Bind, Protocols};
 use crate::observe::{access_log, export};
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
@@ -60,6 +60,8 @@ pub struct Raw {
 pub struct RawListener {
     /// `address`.
     pub address: At<Bind>,
+    /// `protocols`.
+    pub protocols: Option<Protocols>,
     /// `proxy_protocol`, where it is true.
     pub proxy_protocol: Option<Place>,
     /// `tls`.
@@ -90,6 +92,7 @@ pub struct RawLimits {
     pub write_timeout: Option<Duration>,
     pub min_body_rate: Option<u64>,
     pub requests_per_connection: Option<u64>,
+    pub h2_streams: Option<u64>,
     pub max_target: Option<u64>,
     pub max_header: Option<u64>,
     pub max_header_fields: Option<u64>,

@@ -188,6 +188,7 @@ fn limits(item: &Item<'_, '_>) -> Option<RawLimits> {
             .map(|r| r.value),
         requests_per_connection: count("requests_per_connection", u64::from(u32::MAX)),
         max_target: size("max_target", 64, 1 << 19),
+        h2_streams: count("h2_streams", 10_000),
         // Pingora reads at most 1 MiB and 256 fields.
         max_header: size("max_header", 256, 1 << 19),
         max_header_fields: count("max_header_fields", 250),

@@ -5,7 +5,7 @@
 //! It goes to another target; to the same one only after a kept connection turned out to be closed, which
 //! says nothing about the target.
 
-use super::ctx::{conn, Ctx};
+use super::ctx::{client, Ctx};
 use crate::error::Reject;
 use crate::observe::stats::RetryReason;
 use crate::upstream::peer::Busy;
@@ -39,9 +39,9 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     peer.options.total_connection_timeout = peer.options.connection_timeout;
     // A tunnel has no end of the exchange; until it is one, the client's connection has the clock.
     if !may_become_tunnel {
-        match (conn(session).filter(|c| c.body_done()), peer.options.read_timeout.take()) {
-            // The connection has a timer already; the engine would start one for each read.
-            (Some(conn), Some(patience)) => conn.bear_silence(patience),
+        match (client(session).filter(|c| c.body_done()), peer.options.read_timeout.take()) {
+            // The client has a timer already; the engine would start one for each read.
+            (Some(client), Some(patience)) => client.bear_silence(patience),
             (_, patience) => peer.options.read_timeout = within(patience),
         }
         // While the upstream takes nothing the engine waits for it alone and sees no deadline of the client's connection.

@@ -9,7 +9,9 @@ use crate::observe::trace::Context;
 use crate::router::RouteId;
 use crate::upstream::peer::{Busy, Target};
 use crate::upstream::Upstream;
+use crate::wire::client::Client;
 use crate::wire::conn::Conn;
+use crate::wire::http2::stream::Stream;
 use crate::wire::trail::Trail;
 use http::HeaderValue;
 use pingora::protocols::http::ServerSession;
@@ -141,7 +143,16 @@ impl Drop for Ctx {
     }
 }
 
-/// The connection under a session.
+/// The client of a session, whatever protocol it speaks.
+pub fn client(session: &Session) -> Option<&dyn Client> {
+    let session = session.as_downstream();
+    if let Some(conn) = conn_of(session) {
+        return Some(conn);
+    }
+    Some(Stream::watch_of(session.as_custom()?.digest()?)?)
+}
+
+/// The connection under a session of HTTP/1.
 pub fn conn(session: &Session) -> Option<&Conn> {
     conn_of(session.as_downstream())
 }

@@ -1,10 +1,10 @@
 //! Causes to answers: the one place that knows which status and which words a cause becomes.
 
-use super::ctx::{conn, Ctx};
+use super::ctx::{client, conn, Ctx};
 use crate::base::units::show_size;
 use crate::error::Reject;
 use crate::wire::conn::Fault;
-use http::header;
+use http::header::{self, HeaderValue};
 use log::{info, warn};
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -59,7 +59,7 @@ fn problem(reject: &Reject) -> Problem {
         Reject::Head(e) => ("Request not understood", e.detail().into()),
         Reject::Chunk(why) => ("Request not understood", (*why).into()),
         Reject::Path(e) => ("Path not accepted", e.detail().into()),
-        Reject::Malformed => ("Request not understood", "The request is not well-formed HTTP/1.1.".into()),
+        Reject::Malformed => ("Request not understood", "The request is not well-formed HTTP.".into()),
         Reject::SlowHead => ("Request too slow", "The request's head did not arrive in time.".into()),
         Reject::SlowBody => ("Request too slow", "The request's body arrives too slowly.".into()),
         Reject::BodyTooLarge(limit) => (
@@ -141,6 +141,23 @@ fn allow(reject: &Reject, status: u16) -> Option<String> {
     }
 }
 
+/// The answer to a stream of HTTP/2 that never became a session, and its body.
+pub fn stream_answer(reject: &Reject, id: &HeaderValue) -> (http::Response<()>, String) {
+    let problem = problem(reject);
+    let body = problem.json(id.to_str().unwrap_or_default());
+    let mut answer = http::Response::new(());
+    *answer.status_mut() =
+        http::StatusCode::from_u16(problem.status).unwrap_or(http::StatusCode::BAD_REQUEST);
+    let head = answer.headers_mut();
+    head.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    head.insert(header::CONTENT_LENGTH, body.len().into());
+    head.insert("x-request-id", id.clone());
+    if let Some(allow) = allow(reject, problem.status).and_then(|allow| allow.try_into().ok()) {
+        head.insert(header::ALLOW, allow);
+    }
+    (answer, body)
+}
+
 /// The whole HTTP/1.1 answer to a connection that never became a session; it closes.
 pub fn raw_answer(reject: &Reject, id: &str) -> Vec<u8> {
     let problem = problem(reject);
@@ -178,9 +195,9 @@ pub(super) async fn refuse(session: &mut Session, ctx: &mut Ctx, reject: Reject)
 /// Answers a request that failed on its way, if an answer is still possible. The connection is not used again:
 /// what was left unread on it is not known.
 pub(super) async fn after_error(session: &mut Session, ctx: &mut Ctx, e: &Error) -> FailToProxy {
-    let fault = conn(session).and_then(|conn| {
-        conn.end_unawares();
-        conn.fault()
+    let fault = client(session).and_then(|client| {
+        client.end_unawares();
+        client.fault()
     });
     if fault == Some(Fault::Unneeded) {
         // The answer is whole; a slow reader may not have all of it yet.
@@ -206,7 +223,7 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
     if let Some(reject) = &ctx.reject {
         return reject.clone();
     }
-    match conn(session).and_then(|c| c.fault()) {
+    match client(session).and_then(|c| c.fault()) {
         Some(Fault::ExchangeTimeout) => return Reject::ExchangeTimeout,
         Some(Fault::SlowBody) => return Reject::SlowBody,
         Some(Fault::StalledWrite | Fault::Unneeded) => return Reject::ClientGone,
@@ -221,7 +238,7 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
     if out_of_descriptors(e) {
         return Reject::Exhausted;
     }
-    let client_pauses = conn(session).is_some_and(|c| !c.body_done());
+    let client_pauses = client(session).is_some_and(|c| !c.body_done());
     let out_of_time = ctx.forwards() && Instant::now() >= ctx.deadline;
     match (e.esource(), e.etype()) {
         (
@@ -297,7 +314,7 @@ async fn send(session: &mut Session, ctx: &Ctx, reject: &Reject) -> Result<()> {
     match conn(session) {
         // In place of those of an answer that came to nothing.
         Some(conn) => conn.set_response_fields(|out| super::response::write_own(ctx, out)),
-        None => head.insert_header("X-Request-Id", ctx.id.clone())?,
+        None => super::response::insert_own(&mut head, ctx)?,
     }
     super::response::promise_tls(session, &mut head)?;
     if let Some(allow) = allow(reject, problem.status) {

@@ -1,7 +1,7 @@
 //! The request that goes upstream: hop-by-hop fields are gone already (Pingora's standard policy, RFC 9110
 //! §7.6.1), so what a client nominates in `Connection` cannot take away what is added here.
 
-use super::ctx::{conn, Ctx};
+use super::ctx::{client, Ctx};
 use super::request::{nothing, target};
 use crate::base::client::entry_address;
 use crate::observe::trace::new_span;
@@ -91,7 +91,7 @@ impl Fields for HeaderMap {
 /// Writes the gateway's fields and the route's changes into the upstream's request.
 pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     let own = Own {
-        client: conn(session).map(|c| &c.facts),
+        client: client(session).map(|c| c.facts()),
         trusted: ctx.peer_trusted,
         id: &ctx.id,
         received: session.req_header().version,
@@ -267,7 +267,11 @@ fn value(bytes: Vec<u8>) -> Result<HeaderValue> {
 
 /// RFC 9110 §7.6.3: a gateway names itself in each request it forwards, with the version that came in.
 fn via(received: Version, fields: &mut impl Fields) -> Result<()> {
-    let own = if received == Version::HTTP_10 { "1.0 portcullis" } else { "1.1 portcullis" };
+    let own = match received {
+        Version::HTTP_10 => "1.0 portcullis",
+        Version::HTTP_2 => "2.0 portcullis",
+        _ => "1.1 portcullis",
+    };
     let list = joined(fields.map(), &VIA.name, &HeaderValue::from_static(own))?;
     fields.put(VIA, list)
 }

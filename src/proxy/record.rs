@@ -1,6 +1,6 @@
 //! What is told of an exchange when it is over: counted, written down, exported, each from the same plain record.
 
-use super::ctx::{conn, Ctx};
+use super::ctx::{client, Ctx};
 use super::failure;
 use super::request::target;
 use super::Proxy;
@@ -28,9 +28,9 @@ use tokio::time::Instant;
 
 /// Tells of an exchange that a session had.
 pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &Ctx) {
-    if let Some(conn) = conn(session) {
-        conn.trail().told();
-        if conn.is_own() {
+    if let Some(client) = client(session) {
+        client.trail().told();
+        if client.is_own() {
             return; // the gateway asked itself whether it lives
         }
     }
@@ -77,7 +77,7 @@ fn write_down(
     let detail = e.filter(|_| refused.is_some()).map(failure::brief).unwrap_or_default();
     let field = |name: header::HeaderName| request.headers.get(name).map_or(&b""[..], |v| v.as_bytes());
     let downstream = session.as_downstream();
-    let peer = conn(session).filter(|_| !ctx.peer_trusted).and_then(|conn| conn.facts.peer.as_ref());
+    let peer = client(session).filter(|_| !ctx.peer_trusted).and_then(|client| client.facts().peer.as_ref());
     let client_text = peer.map_or(&b""[..], |peer| peer.as_bytes());
     let exchange = Exchange {
         ended: ended.into_std(),
@@ -90,7 +90,7 @@ fn write_down(
         host: field(header::HOST),
         path: path.as_bytes(),
         query: query.as_bytes(),
-        version: if request.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+        version: version(request.version),
         status,
         bytes_in: downstream.body_bytes_read() as u64,
         bytes_out: downstream.body_bytes_sent() as u64,
@@ -101,7 +101,7 @@ fn write_down(
         target: ctx.target.as_ref().map_or("", |target| &target.text),
         attempts: ctx.attempts,
         reused: ctx.reused,
-        tls: conn(session).and_then(|conn| conn.facts.tls.as_ref()).map_or("", |tls| tls.version),
+        tls: client(session).and_then(|client| client.facts().tls.as_ref()).map_or("", |tls| tls.version),
         user_agent: field(header::USER_AGENT),
         referer: field(header::REFERER),
         error: refused,
@@ -110,6 +110,15 @@ fn write_down(
     log.write(&exchange);
     if let (Some(recording), Some(tracing)) = (&ctx.recording, &ctx.gateway.tracing) {
         spans::send(tracing, log.secrets(), &ctx.trace, recording, &exchange);
+    }
+}
+
+/// As a request line has it; HTTP/2 has none.
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
     }
 }
 

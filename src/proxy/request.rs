@@ -1,6 +1,6 @@
 //! From a parsed head to a decision: normalise, route, admit, choose.
 
-use super::ctx::{conn, Ctx};
+use super::ctx::{client, conn, Ctx};
 use super::forward::{TRACEPARENT, TRACESTATE};
 use super::response::Answer;
 use crate::base::path;
@@ -37,7 +37,7 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
     if conn(session).is_some_and(Conn::is_plain) {
         forget_spelling(session.req_header_mut());
     }
-    if let Some(port) = conn(session).and_then(|conn| conn.facts.terms.https.as_ref()) {
+    if let Some(port) = client(session).and_then(|client| client.facts().terms.https.as_ref()) {
         return to_https(session.req_header(), port).map(Some);
     }
     let id = find_route(session, ctx)?;
@@ -61,8 +61,8 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
     if ctx.next.is_none() {
         return Err(Reject::NoTarget);
     }
-    if let Some(conn) = conn(session) {
-        conn.set_deadline(ctx.deadline);
+    if let Some(client) = client(session) {
+        client.set_deadline(ctx.deadline);
     }
     Ok(None)
 }
@@ -116,9 +116,9 @@ pub(super) fn host_as_sent(request: &RequestHeader) -> Cow<'_, str> {
 
 /// Who asks, and under which id.
 fn identify(session: &Session, ctx: &mut Ctx) {
-    let Some(conn) = conn(session) else { return };
-    ctx.trail = Some(Arc::clone(conn.trail()));
-    let Some(peer) = conn.facts.address else { return };
+    let Some(client) = client(session) else { return };
+    ctx.trail = Some(Arc::clone(client.trail()));
+    let Some(peer) = client.peer() else { return };
     ctx.peer_trusted = ctx.gateway.trusted.contains(peer);
     if !ctx.peer_trusted {
         ctx.client = Some(peer.to_canonical());
@@ -192,7 +192,7 @@ fn find_route(session: &Session, ctx: &Ctx) -> Result<RouteId, Reject> {
     let request = session.req_header();
     let host = request.headers.get(header::HOST).map_or("", |h| h.to_str().unwrap_or_default());
     let host = bare_host(host);
-    let tls = conn(session).and_then(|conn| conn.facts.tls.as_ref());
+    let tls = client(session).and_then(|client| client.facts().tls.as_ref());
     if tls.is_some_and(|tls| !tls.serves(&host)) {
         return Err(Reject::Misdirected);
     }

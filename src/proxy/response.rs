@@ -1,7 +1,7 @@
 //! The response that goes to the client: an upstream's, cleaned and dressed, or the gateway's own.
 
 use super::attempt;
-use super::ctx::{conn, Ctx};
+use super::ctx::{client, conn, Ctx};
 use crate::base::decimal::write_millis;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
@@ -21,12 +21,12 @@ use pingora_proxy::Session;
 /// as it is, past every policy), or uses a transfer coding that nobody asked for.
 pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     if response.status == 100 || !response.status.is_informational() {
-        if let Some(conn) = conn(session) {
-            conn.expect_body();
+        if let Some(client) = client(session) {
+            client.expect_body();
         }
     }
-    if let Some(conn) = conn(session) {
-        conn.end_silence();
+    if let Some(client) = client(session) {
+        client.end_silence();
     }
     if response.status == 101 {
         if !session.is_upgrade_req() {
@@ -65,17 +65,13 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     if !has_body(session, response) {
         body(session, true);
     }
-    let [request_id, server_timing] = OWN_FIELDS;
+    let [request_id, _] = OWN_FIELDS;
     response.remove_header(&request_id);
     promise_tls(session, response)?;
     let chain = ctx.route().map(|route| &route.rules.chain);
     let at_the_wire = conn(session).filter(|_| chain.is_none_or(Chain::own_fields_stay));
     if at_the_wire.is_none() {
-        response.insert_header("X-Request-Id", ctx.id.clone())?;
-        // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).
-        let mut timing = Vec::new();
-        write_timing(ctx, &mut timing);
-        response.append_header(server_timing, timing)?;
+        insert_own(response, ctx)?;
     }
     if let Some(chain) = chain {
         chain.respond().iter().try_for_each(|edits| edit(response, edits))?;
@@ -90,13 +86,23 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
 
 /// The gateway ends TLS, so it is the gateway that says what browsers may rely on, in place of an upstream (RFC 6797 §7.1).
 pub(super) fn promise_tls(session: &Session, response: &mut ResponseHeader) -> Result<()> {
-    match conn(session).and_then(|conn| conn.facts.terms.hsts.as_ref()) {
+    match client(session).and_then(|client| client.facts().terms.hsts.as_ref()) {
         Some(hsts) => response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone()),
         None => Ok(()),
     }
 }
 
 /// The fields that tell the client the id of its request and where its time went.
+pub(super) fn insert_own(response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+    response.insert_header("X-Request-Id", ctx.id.clone())?;
+    // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).
+    let [_, server_timing] = OWN_FIELDS;
+    let mut timing = Vec::new();
+    write_timing(ctx, &mut timing);
+    response.append_header(server_timing, timing).map(|_| ())
+}
+
+/// The same as lines of HTTP/1.
 pub(super) fn write_own(ctx: &Ctx, out: &mut Vec<u8>) {
     out.extend_from_slice(b"X-Request-Id: ");
     out.extend_from_slice(ctx.id.as_bytes());
@@ -115,17 +121,17 @@ fn has_body(session: &Session, response: &ResponseHeader) -> bool {
 
 /// A piece of the body has come; with the last one the answer is complete, even if the request's body is not.
 pub(super) fn body(session: &Session, end: bool) {
-    let Some(conn) = conn(session) else { return };
-    conn.end_silence();
+    let Some(client) = client(session) else { return };
+    client.end_silence();
     if end {
-        conn.answered();
+        client.answered();
     }
 }
 
 /// Invites no next request onto a connection that is about to go.
 pub(super) fn close_when_leaving(session: &mut Session) {
-    if let Some(conn) = conn(session).filter(|c| c.is_leaving()) {
-        conn.end_unawares();
+    if let Some(client) = client(session).filter(|c| c.is_leaving()) {
+        client.end_unawares();
         session.set_keepalive(None);
     }
 }

@@ -1,16 +1,19 @@
 //! One connection's life: admitted, parked, a head read and checked, handed to the engine, and parked again.
 
 use super::handshake::shake_hands;
-use super::Shared;
+use super::{http2, Shared};
 use crate::error::Reject;
-use crate::gateway::{Limits, Listener};
+use crate::gateway::{Limits, Listener, Protocols};
 use crate::observe::exchange::Exchange;
 use crate::proxy::ctx::new_id;
 use crate::proxy::record::Left;
 use crate::proxy::{failure, record, Proxy};
+use crate::wire::client::Client;
 use crate::wire::conn::{Conn, NoHead, Pace};
+use crate::wire::head::HeadError;
 use crate::wire::socket::Socket;
 use crate::wire::trail::Trail;
+use bytes::BytesMut;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::Stream;
@@ -18,12 +21,13 @@ use pingora_proxy::HttpProxy;
 use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{watch, Notify};
 
 /// How much of a request line is kept for the log, should the request end without a word.
-const LINE: usize = 512;
+pub(super) const LINE: usize = 512;
 
 /// A connection that was accepted.
 pub struct Arrival {
@@ -162,19 +166,20 @@ fn site(peer: IpAddr) -> IpAddr {
 }
 
 /// A request in flight; the last one to end wakes who waits for an idle gateway.
-struct InFlight<'a>(&'a Counters);
+pub(super) struct InFlight<S: Deref<Target = Shared>>(S);
 
-impl<'a> InFlight<'a> {
-    fn new(counters: &'a Counters) -> Self {
-        counters.requests.fetch_add(1, Ordering::SeqCst);
-        InFlight(counters)
+impl<S: Deref<Target = Shared>> InFlight<S> {
+    pub(super) fn new(shared: S) -> Self {
+        shared.counters.requests.fetch_add(1, Ordering::SeqCst);
+        InFlight(shared)
     }
 }
 
-impl Drop for InFlight<'_> {
+impl<S: Deref<Target = Shared>> Drop for InFlight<S> {
     fn drop(&mut self) {
-        if self.0.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.done.notify_waiters();
+        let counters = &self.0.counters;
+        if counters.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
+            counters.done.notify_waiters();
         }
     }
 }
@@ -187,15 +192,34 @@ pub async fn serve(
     shared: Arc<Shared>,
     draining: watch::Receiver<bool>,
 ) {
+    let protocols = arrival.listener.protocols;
     let Some((socket, facts)) = shake_hands(arrival, &ticket, &shared).await else { return };
     let peer = facts.address;
+    if facts.tls.as_ref().is_some_and(|tls| tls.h2) {
+        let client = http2::Arrived { socket, ahead: BytesMut::new(), peer, facts };
+        // In a box: it is larger than all of this, and HTTP/1 needs it not.
+        return Box::pin(http2::serve(client, ticket, proxy, shared, draining)).await;
+    }
     let mut limits = shared.gateway.load().limits;
     let farewell = Arc::clone(&shared.farewell);
     let itself = !ticket.counted;
-    let mut conn = Box::new(Conn::new(socket, facts, pace(&limits), farewell, ticket));
+    let mut conn = Box::new(Conn::new(socket, facts, pace(&limits), farewell, Arc::clone(&ticket) as _));
     if itself {
         conn.set_own();
     }
+    // A client that has TLS has said by now what it speaks; unless nothing else is spoken here.
+    if protocols.h2 && (conn.facts.tls.is_none() || !protocols.http1) {
+        match begins_http2(&mut conn, &protocols, &limits).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let (socket, ahead, facts) = conn.give_up();
+                let client = http2::Arrived { socket, ahead, peer, facts };
+                return Box::pin(http2::serve(client, ticket, proxy, shared, draining)).await;
+            }
+            Err(no_head) => return refuse(*conn, &shared, no_head).await,
+        }
+    }
+    drop(ticket);
     let trail = Arc::clone(conn.trail());
     let mut served = 0;
     loop {
@@ -205,7 +229,7 @@ pub async fn serve(
         // After the wait, in which a reload may have come.
         limits = shared.gateway.load().limits;
         conn.set_pace(pace(&limits));
-        let _in_flight = InFlight::new(&shared.counters);
+        let _in_flight = InFlight::new(&*shared);
         let head = match conn.read_head(&limits.head, limits.header_timeout).await {
             Ok((_, head)) => head,
             Err(no_head) => return refuse(*conn, &shared, no_head).await,
@@ -233,7 +257,19 @@ pub async fn serve(
     }
 }
 
-fn pace(limits: &Limits) -> Pace {
+/// Whether a connection speaks HTTP/2, where it may, with no TLS to say so.
+async fn begins_http2(conn: &mut Conn, protocols: &Protocols, limits: &Limits) -> Result<bool, NoHead> {
+    if !conn.wait_for_request(limits.idle_timeout).await {
+        return Err(NoHead::Closed);
+    }
+    let begins = conn.begins_http2(limits.header_timeout).await?;
+    if !begins && !protocols.http1 {
+        return Err(NoHead::Refused(HeadError::Http2Only));
+    }
+    Ok(begins)
+}
+
+pub(super) fn pace(limits: &Limits) -> Pace {
     Pace { write: limits.write_timeout, body_rate: limits.min_body_rate, body_grace: Limits::BODY_GRACE }
 }
 
@@ -244,12 +280,13 @@ fn own(stream: Stream) -> Option<Box<Conn>> {
 
 /// A request that the engine has. Should it end without having been told of (a panic, the end of the process, a head that
 /// the engine refuses after all), it is told of here.
-struct Told<'a> {
-    shared: &'a Shared,
-    trail: &'a Trail,
-    served: u32,
-    peer: Option<IpAddr>,
-    line: SmallVec<[u8; 128]>,
+pub(super) struct Told<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) trail: &'a Trail,
+    /// How many the connection had with it.
+    pub(super) served: u32,
+    pub(super) peer: Option<IpAddr>,
+    pub(super) line: SmallVec<[u8; 128]>,
 }
 
 impl Drop for Told<'_> {

@@ -9,7 +9,7 @@ use super::connection::{self, Arrival, Ticket};
 use super::sockets::{self, Bound, Inherited, Passed, Sockets};
 use super::{systemd, Shared, StartError};
 use crate::error::Reject;
-use crate::gateway::{Bind, Listener};
+use crate::gateway::{Bind, Listener, Protocols};
 use crate::observe::exchange::Exchange;
 use crate::proxy::{failure, Proxy};
 use crate::wire::socket::Socket;
@@ -412,6 +412,7 @@ impl Accepting {
         let (mut ours, theirs) = UnixStream::pair()?;
         let listener = Arc::new(Listener {
             at: Bind::Unix(PathBuf::new()),
+            protocols: Protocols::HTTP1,
             proxy_protocol: false,
             tls: None,
             terms: Arc::default(),

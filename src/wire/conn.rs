@@ -4,16 +4,19 @@
 //! and checks a head, and the engine gets the connection as its stream. While the engine has it, the connection
 //! - hands out the bytes of this request's body and none of the next request, which stay where they are;
 //! - ends a read or write with an error once a deadline is over: the exchange's, the slow body's, the stalled
-//!   write's ([`Conn::fault`] says which);
+//!   write's ([`Client::fault`] says which);
 //! - tells when the client has gone.
 //!
 //! Dropped with request bytes unread, it closes in two steps, so that the answer is not lost to a TCP reset.
 
+mod client;
 mod engine;
+mod preface;
 mod told;
 mod tunnel;
 
 use super::chunk::{ChunkProgress, ChunkScanner};
+use super::client::Client;
 use super::clock::Clock;
 use super::facts::Facts;
 use super::head::{self, Framing, Head, HeadError, HeadLimits, HeadState};
@@ -239,44 +242,6 @@ impl Conn {
         }
     }
 
-    /// Sets the end of the exchange; a read or write that is waiting then fails with [`Fault::ExchangeTimeout`].
-    pub fn set_deadline(&self, deadline: Instant) {
-        let millis = deadline.saturating_duration_since(self.opened).as_millis() as u64;
-        self.deadline.store(millis.max(1), Ordering::Relaxed);
-    }
-
-    /// An upstream is waited for that has the whole request: a read fails with [`Fault::SilentUpstream`] once nothing has
-    /// come from it in so long a time.
-    pub fn bear_silence(&self, patience: Duration) {
-        self.silence.bear(patience);
-    }
-
-    /// The upstream has sent something.
-    pub fn end_silence(&self) {
-        self.silence.end_it();
-    }
-
-    /// The client has its 100, or a final answer in its place: from now on its body must come, or end.
-    pub fn expect_body(&self) {
-        self.wait.release();
-    }
-
-    /// Whether the next answer is the last on this connection, because the process is leaving.
-    pub fn is_leaving(&self) -> bool {
-        self.farewell.is_leaving()
-    }
-
-    /// The gateway is going to end this connection, and the client may not expect it: it closes in two steps.
-    pub fn end_unawares(&self) {
-        self.unawares.store(true, Ordering::Relaxed);
-    }
-
-    /// The answer is complete. A body that is still coming is nobody's any more: it ends soon, or at once when the
-    /// client was waiting for a 100 that it now will not get.
-    pub fn answered(&self) {
-        self.answered.store(true, Ordering::Relaxed);
-    }
-
     /// Lets `write` put down field lines, each with its CRLF, for the head of the response that comes next, in place of
     /// any that were put down before. They must be sound fields (RFC 9110 §5.5): nothing looks at them again.
     pub fn set_response_fields(&self, write: impl FnOnce(&mut Vec<u8>)) {
@@ -286,16 +251,6 @@ impl Conn {
     /// Whether the names of the present request's fields go out as they came in without a record of their spelling.
     pub fn is_plain(&self) -> bool {
         self.plain
-    }
-
-    /// Whether the whole body of the present request has come.
-    pub fn body_done(&self) -> bool {
-        matches!(self.body, Body::Done)
-    }
-
-    /// What ended the request from this side, if anything did.
-    pub fn fault(&self) -> Option<Fault> {
-        self.fault
     }
 
     /// Writes an answer made without the engine and begins to close.

@@ -16,7 +16,7 @@ pub struct Terms {
 }
 
 /// A connection's two ends as fields are made of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Facts {
     /// The client's address; none on a Unix socket.
     pub address: Option<IpAddr>,

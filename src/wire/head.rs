@@ -209,10 +209,7 @@ fn request_line(line: &[u8], skip: usize, limits: &HeadLimits) -> Result<Head, H
     }
     let (target, version) = (&rest[..space], rest.get(space + 1..));
     let http10 = http10(version.ok_or_else(|| blame(rest, HeadError::RequestLine))?)?;
-    // Case matters in methods, but not to every server behind us.
-    if method.eq_ignore_ascii_case(b"CONNECT") || method.eq_ignore_ascii_case(b"TRACE") {
-        return Err(HeadError::MethodRefused);
-    }
+    refused_method(method)?;
     if target.is_empty() || !is_target(target) {
         return Err(blame(target, HeadError::Target));
     }
@@ -231,6 +228,22 @@ fn request_line(line: &[u8], skip: usize, limits: &HeadLimits) -> Result<Head, H
         target: start..start + target.len(),
         host: None,
     })
+}
+
+/// Case matters in methods, but not to every server behind us.
+fn refused_method(method: &[u8]) -> Result<(), HeadError> {
+    if method.eq_ignore_ascii_case(b"CONNECT") || method.eq_ignore_ascii_case(b"TRACE") {
+        return Err(HeadError::MethodRefused);
+    }
+    Ok(())
+}
+
+/// Whether a method that came otherwise than in a request line may be used.
+pub(super) fn method_allowed(method: &[u8]) -> Result<(), HeadError> {
+    if !is_token(method) || method.len() > MAX_METHOD {
+        return Err(HeadError::Method);
+    }
+    refused_method(method)
 }
 
 /// How long the method at the start of `bytes` is, if the space after it is there.
@@ -377,7 +390,7 @@ fn tells_spelling(name: &[u8]) -> bool {
 
 /// Whether a field is the one named, which is as long. With underscores for hyphens it is refused: CGI
 /// and its heirs fold the two, so a server behind us might obey a length that we ignored.
-fn is_named(name: &[u8], expected: &[u8]) -> Result<bool, HeadError> {
+pub(super) fn is_named(name: &[u8], expected: &[u8]) -> Result<bool, HeadError> {
     if name.eq_ignore_ascii_case(expected) {
         return Ok(true);
     }
@@ -392,7 +405,7 @@ fn is_named(name: &[u8], expected: &[u8]) -> Result<bool, HeadError> {
 ///
 /// A list of equal values, which RFC 9112 §6.3 lets a recipient accept, is refused: no client means it,
 /// and servers that take the first value, the last or the whole text differ on where the body ends.
-fn length(value: &[u8]) -> Result<u64, HeadError> {
+pub(super) fn length(value: &[u8]) -> Result<u64, HeadError> {
     if memchr(b',', value).is_some() {
         return Err(HeadError::LengthList);
     }
@@ -427,7 +440,7 @@ fn coding(value: &[u8]) -> Result<Coding, HeadError> {
 ///
 /// A comma and a percent-escape, which RFC 3986 §3.2.2 allows in a reg-name, are not: the one passes for
 /// a list, the other names one host to a server that decodes and another to one that does not.
-fn authority(value: &[u8]) -> Option<(&[u8], Option<u16>)> {
+pub(super) fn authority(value: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let end = if value.first() == Some(&b'[') {
         let end = memchr(b']', value)?;
         std::str::from_utf8(&value[1..end]).ok()?.parse::<Ipv6Addr>().ok()?;
@@ -503,8 +516,7 @@ pub fn tidy(bytes: BytesMut, head: &Head) -> BytesMut {
     let range = head.target.start - head.skip..head.target.end - head.skip;
     let target = &bytes[range.clone()];
     let absolute = absolute_form(target);
-    let strange = |b: &u8| matches!(b, b'"' | b'<' | b'>' | b'`' | 0x80..);
-    if absolute.is_none() && !target.iter().any(strange) {
+    if absolute.is_none() && !target.iter().any(is_strange) {
         return bytes;
     }
     let mut tidied = BytesMut::with_capacity(bytes.len() + 64);
@@ -513,15 +525,25 @@ pub fn tidy(bytes: BytesMut, head: &Head) -> BytesMut {
     if absolute.is_some() && path.first() != Some(&b'/') {
         tidied.extend_from_slice(b"/"); // RFC 9112 §3.2.1: an empty path is sent as one slash
     }
-    for byte in path {
-        if strange(byte) {
-            tidied.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-        } else {
-            tidied.extend_from_slice(&[*byte]);
-        }
-    }
+    encode(path, &mut tidied);
     tidied.extend_from_slice(&bytes[range.end..]);
     tidied
+}
+
+/// No part of a URI, but of hand-written targets.
+pub(super) fn is_strange(byte: &u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'`' | 0x80..)
+}
+
+/// Writes a target down with what is strange percent-encoded.
+pub(super) fn encode(target: &[u8], out: &mut BytesMut) {
+    for byte in target {
+        if is_strange(byte) {
+            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        } else {
+            out.extend_from_slice(&[*byte]);
+        }
+    }
 }
 
 #[cfg(test)]

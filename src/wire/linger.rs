@@ -66,7 +66,7 @@ impl Farewell {
     }
 
     /// Waits until [`dismiss`](Self::dismiss) is called, or returns at once if it was.
-    pub(super) async fn dismissed(&self) {
+    pub async fn dismissed(&self) {
         let dismissed = self.dismissed.notified();
         if !self.dismissing.load(Ordering::SeqCst) {
             dismissed.await;

@@ -7,10 +7,12 @@
 //! its caller, the server, has it answered.
 
 pub mod chunk;
+pub mod client;
 mod clock;
 pub mod conn;
 pub mod facts;
 pub mod head;
+pub mod http2;
 pub mod linger;
 mod out;
 pub mod outcome;

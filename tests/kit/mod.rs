@@ -8,7 +8,9 @@
 pub mod bulk;
 pub mod certs;
 pub mod dns;
+pub mod frames;
 pub mod gateway;
+pub mod http2;
 pub mod origin;
 pub mod raw;
 pub mod relay;
@@ -16,7 +18,9 @@ pub mod tls;
 pub mod traffic;
 
 pub use bulk::Bulk;
+pub use frames::Frames;
 pub use gateway::Gateway;
+pub use http2::Http2;
 pub use origin::{Origin, Received, Step};
 pub use raw::{Raw, Response};
 

@@ -3,6 +3,7 @@
 use super::super::decode::{At, Item};
 use super::super::raw::{RawListener, RawTls};
 use super::{bind, positive_duration};
+use crate::gateway::Protocols;
 use crate::router::HostPattern;
 use crate::tls::clients::Clients;
 use crate::tls::pair::Pair;
@@ -14,6 +15,7 @@ use std::time::Duration;
 pub(super) fn listener(item: &Item<'_, '_>) -> Option<RawListener> {
     let fields = item.fields("a mapping such as {address: 0.0.0.0:8080}")?;
     let address = fields.need("address").and_then(|i| i.parse("an address to listen on", bind));
+    let protocols = fields.get("protocols").and_then(|item| protocols(&item));
     let proxy_protocol = fields.get("proxy_protocol").and_then(|item| item.flag()).filter(|flag| flag.value);
     let tls = fields.get("tls");
     let https = fields.get("redirect_to_https");
@@ -25,7 +27,29 @@ pub(super) fn listener(item: &Item<'_, '_>) -> Option<RawListener> {
     }
     let terms = Terms { https: https.and_then(|item| port_of_https(&item)), hsts };
     fields.close();
-    Some(RawListener { address: address?, proxy_protocol: proxy_protocol.map(|flag| flag.place), tls, terms })
+    let proxy_protocol = proxy_protocol.map(|flag| flag.place);
+    Some(RawListener { address: address?, protocols, proxy_protocol, tls, terms })
+}
+
+fn protocols(item: &Item<'_, '_>) -> Option<Protocols> {
+    let items = item.items("a list such as [h2, http1]");
+    if items.is_empty() && item.is_list() {
+        item.fail("the list is empty: nothing could be spoken here");
+    }
+    let mut protocols = Protocols { http1: false, h2: false };
+    for item in &items {
+        let named = item.parse("h2 or http1", |text| match text {
+            "h2" | "http1" => Ok(text == "h2"),
+            "h2c" => Err("expected h2 or http1, found \"h2c\": without `tls`, h2 is h2c".to_owned()),
+            other => Err(format!("expected h2 or http1, found {other:?}")),
+        });
+        let Some(At { value: is_h2, .. }) = named else { continue };
+        let named = if is_h2 { &mut protocols.h2 } else { &mut protocols.http1 };
+        if std::mem::replace(named, true) {
+            item.fail("stands in the list twice");
+        }
+    }
+    (!items.is_empty()).then_some(protocols)
 }
 
 /// `true`, or the port.

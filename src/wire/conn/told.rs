@@ -1,24 +1,12 @@
 //! What a connection says of itself to those who tell of its requests afterwards.
 
 use super::Conn;
-use crate::wire::trail::Trail;
-use std::sync::Arc;
 use std::time::Duration;
 
 impl Conn {
     /// This is the gateway's own connection to itself.
     pub fn set_own(&mut self) {
         self.own = true;
-    }
-
-    /// Whether the gateway asks itself here.
-    pub fn is_own(&self) -> bool {
-        self.own
-    }
-
-    /// What becomes of its requests.
-    pub fn trail(&self) -> &Arc<Trail> {
-        &self.trail
     }
 
     /// How long the head took that came last, or what there is of it; nothing worth measuring if it came in one piece.

@@ -1,0 +1,276 @@
+//! One connection of HTTP/2: a task for each stream, and the connection's own end.
+//!
+//! ```text
+//! serving --drain, idle, enough requests--> leaving: GOAWAY, what is on its way is served --> over
+//!    |                                         |
+//!    +--a flood, a head that does not end------+--> GOAWAY (ENHANCE_YOUR_CALM), everything is reset --> over
+//! ```
+
+use super::connection::{self, InFlight, Ticket, Told, LINE};
+use super::Shared;
+use crate::error::Reject;
+use crate::gateway::Limits;
+use crate::observe::exchange::Exchange;
+use crate::proxy::ctx::new_id;
+use crate::proxy::{failure, Proxy};
+use crate::wire::client::Client;
+use crate::wire::facts::Facts;
+use crate::wire::head::HeadError;
+use crate::wire::http2::guard::{Bounds, Guard, Sentence};
+use crate::wire::http2::head;
+use crate::wire::http2::stream::Stream;
+use crate::wire::http2::watch::Origin;
+use crate::wire::socket::Socket;
+use bytes::{Bytes, BytesMut};
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::request::Parts;
+use http::Request;
+use log::info;
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora_proxy::HttpProxy;
+use smallvec::SmallVec;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout, Instant};
+
+/// What a client may send of a body before somebody has taken it: of one stream, and of all together, so that a few that
+/// are not taken leave the others room.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 512 << 10;
+/// How much of an answer waits in memory for its client to take it.
+const SEND_BUFFER: usize = 64 << 10;
+/// How long a client may take to hear that a connection ends, once nothing is in flight on it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// A client that speaks HTTP/2, whatever has told so.
+pub(super) struct Arrived {
+    /// The accepted socket, TLS included if there is any.
+    pub socket: Socket,
+    /// What was read from it.
+    pub ahead: BytesMut,
+    /// The client's address; none on a Unix socket.
+    pub peer: Option<IpAddr>,
+    /// What every request of it says.
+    pub facts: Facts,
+}
+
+/// Serves requests on one connection until it ends; `ticket` counts it until then.
+pub(super) async fn serve(
+    arrived: Arrived,
+    ticket: Arc<Ticket>,
+    proxy: Arc<HttpProxy<Proxy>>,
+    shared: Arc<Shared>,
+    draining: watch::Receiver<bool>,
+) {
+    let Arrived { socket, ahead, peer, facts } = arrived;
+    let limits = shared.gateway.load().limits;
+    let farewell = Arc::clone(&shared.farewell);
+    // Who fills all streams twice in ten seconds and wants no answer is no browser.
+    let resets = limits.h2_streams.saturating_mul(2);
+    let bounds = Bounds { write: limits.write_timeout, head: limits.header_timeout, resets };
+    let guard = Guard::new(socket, ahead, bounds, Arc::clone(&farewell), ticket);
+    let sentence = guard.sentence();
+    let Ok(Ok(connection)) = timeout(limits.header_timeout, options(&limits).handshake(guard)).await else {
+        return;
+    };
+    let origin = Arc::new(Origin { peer, facts, farewell });
+    let streams = Streams {
+        proxy,
+        shared,
+        draining,
+        origin,
+        running: JoinSet::new(),
+        served: 0,
+        most: limits.requests_per_connection,
+    };
+    Course { connection, sentence, streams, leaving: None, idle: Instant::now() + limits.idle_timeout }
+        .run()
+        .await;
+}
+
+/// What the crate is to allow. What is not here has a default there: 100 empty DATA frames, 20 streams that are reset before
+/// they are taken up, 1,024 resets that a client's errors demand, CONTINUATION frames for a quarter more than a full head.
+fn options(limits: &Limits) -> Builder {
+    let mut builder = Builder::new();
+    // The crate counts 32 bytes more for each field, and answers what is beyond this without a word: what is a little
+    // too large has an answer of ours.
+    let head = 2 * limits.head.size + limits.head.target + 32 * limits.head.fields;
+    builder
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
+/// A connection on its way.
+struct Course {
+    connection: Connection<Guard, Bytes>,
+    sentence: Arc<Sentence>,
+    streams: Streams,
+    /// Since then the client has been asked to send nothing new.
+    leaving: Option<Instant>,
+    /// When it will have been idle for too long, if it is.
+    idle: Instant,
+}
+
+impl Course {
+    async fn run(mut self) {
+        let mut draining = self.streams.draining.clone();
+        let farewell = Arc::clone(&self.streams.origin.farewell);
+        loop {
+            let (idle, leaving) = (self.streams.running.is_empty(), self.leaving.is_some());
+            let sentence = Arc::clone(&self.sentence);
+            tokio::select! {
+                biased; // the sentence is passed while the connection is driven, and must be looked for after that
+                accepted = self.connection.accept() => match accepted {
+                    Some(Ok((request, respond))) => self.accept(request, respond),
+                    Some(Err(_)) | None => break,
+                },
+                () = poll_fn(|_| if sentence.passed().is_some() { Poll::Ready(()) } else { Poll::Pending }) => {
+                    return self.condemn().await;
+                }
+                Some(_) = self.streams.running.join_next(), if !idle => self.rest(),
+                () = drained(&mut draining), if !leaving => self.leave(),
+                () = farewell.dismissed(), if leaving && idle => break,
+                () = sleep_until(self.idle), if idle => {
+                    if leaving {
+                        break;
+                    }
+                    self.leave();
+                }
+            }
+        }
+        // Nobody hears these any more, and they end by themselves.
+        self.streams.running.detach_all();
+    }
+
+    fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        // A client that goes on and on would keep the process.
+        if self.leaving.is_some_and(|since| since.elapsed() > LAST_WORDS) {
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        if self.streams.begin(request, respond) {
+            self.leave();
+        }
+    }
+
+    /// A stream has ended.
+    fn rest(&mut self) {
+        let limits = self.streams.shared.gateway.load().limits;
+        self.idle = Instant::now() + if self.leaving.is_some() { LAST_WORDS } else { limits.idle_timeout };
+    }
+
+    /// Asks for no more requests. What is on its way is still served (RFC 9113 §6.8).
+    fn leave(&mut self) {
+        if self.leaving.is_none() {
+            self.connection.graceful_shutdown();
+            self.leaving = Some(Instant::now());
+            self.idle = Instant::now() + LAST_WORDS;
+        }
+    }
+
+    /// Ends it at once, and says why.
+    async fn condemn(mut self) {
+        let why = self.sentence.passed();
+        match self.streams.origin.peer {
+            Some(peer) => info!("connection from {} ended: {why:?}", peer.to_canonical()),
+            None => info!("connection ended: {why:?}"),
+        }
+        self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        let _ = timeout(LAST_WORDS, poll_fn(|cx| self.connection.poll_closed(cx))).await;
+        self.streams.running.detach_all();
+    }
+}
+
+/// Waits until connections shall end.
+async fn drained(draining: &mut watch::Receiver<bool>) {
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+/// The requests of a connection, a task each.
+struct Streams {
+    proxy: Arc<HttpProxy<Proxy>>,
+    shared: Arc<Shared>,
+    draining: watch::Receiver<bool>,
+    origin: Arc<Origin>,
+    running: JoinSet<()>,
+    served: u32,
+    most: u32,
+}
+
+impl Streams {
+    /// Serves a request; true if it was the last that the connection may have.
+    fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> bool {
+        self.served += 1;
+        let in_flight = InFlight::new(Arc::clone(&self.shared));
+        let (proxy, shared) = (Arc::clone(&self.proxy), Arc::clone(&self.shared));
+        let (origin, draining) = (Arc::clone(&self.origin), self.draining.clone());
+        self.running.spawn(async move {
+            let _in_flight = in_flight;
+            one(request, respond, proxy, &shared, origin, draining).await;
+        });
+        self.served >= self.most
+    }
+}
+
+/// One request.
+async fn one(
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    proxy: Arc<HttpProxy<Proxy>>,
+    shared: &Shared,
+    origin: Arc<Origin>,
+    draining: watch::Receiver<bool>,
+) {
+    let limits = shared.gateway.load().limits;
+    let (parts, body) = request.into_parts();
+    let (line, peer) = (line(&parts), origin.peer);
+    let head = match head::check(parts, &limits.head) {
+        Ok(head) => head,
+        Err(error) => return refuse(respond, error, shared, peer, &line),
+    };
+    let stream = Stream::new(head, body, respond, origin, connection::pace(&limits));
+    let watch = Arc::clone(stream.watch());
+    let _told = Told { shared, trail: watch.trail(), served: 1, peer, line };
+    proxy.process_new_http(ServerSession::new_custom(Box::new(stream)), &draining).await;
+}
+
+/// What HTTP/1 would have as its request line, as far as the log needs it.
+fn line(parts: &Parts) -> SmallVec<[u8; 128]> {
+    let mut line = SmallVec::new();
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    for part in [parts.method.as_str(), " ", target, " HTTP/2.0"] {
+        line.extend_from_slice(part.as_bytes());
+    }
+    line.truncate(LINE);
+    line
+}
+
+/// Answers a request whose head is refused. The stream is over, the connection is not.
+fn refuse(
+    mut respond: SendResponse<Bytes>,
+    error: HeadError,
+    shared: &Shared,
+    peer: Option<IpAddr>,
+    line: &[u8],
+) {
+    let (reject, id, head_only) = (Reject::Head(error), new_id(), line.starts_with(b"HEAD "));
+    let (head, body) = failure::stream_answer(&reject, &id);
+    let known = Exchange { bytes_out: if head_only { 0 } else { body.len() as u64 }, ..Exchange::default() };
+    connection::tell(shared, &reject, id.as_bytes(), peer, line, known);
+    // A client that has gone hears nothing.
+    if let Ok(mut writer) = respond.send_response(head, head_only) {
+        if !head_only {
+            let _ = writer.send_data(body.into(), true);
+        }
+    }
+}

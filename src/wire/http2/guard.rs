@@ -1,0 +1,390 @@
+//! What stands between the `h2` crate and the socket.
+//!
+//! The crate bounds what it keeps: streams, header lists, CONTINUATION frames, empty and tiny DATA frames, streams reset before
+//! they were taken up, errors it had to answer with a reset. It does not bound what a client makes it do over time, so the
+//! frames are counted here as they come in (Rapid Reset, CVE-2023-44487: requests that are taken up and reset at once; floods
+//! of PING, SETTINGS, PRIORITY, WINDOW_UPDATE and unknown frames), and it has no clocks: here are those for a client that does
+//! not end a head and for one that takes no bytes.
+
+use super::PREFACE;
+use crate::wire::clock::Clock;
+use crate::wire::linger::{linger, Farewell};
+use crate::wire::socket::Socket;
+use bytes::{Buf, BytesMut};
+use std::io::{self, ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::task::{ready, Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// For which a client's frames are counted together.
+const SPAN: Duration = Duration::from_secs(10);
+/// Bytes of frames that carry nothing which a client may send in that time, besides an eighth of what it sends and is sent
+/// in earnest: 3,800 PINGs, or a WINDOW_UPDATE for every hundred bytes of a download.
+const IDLE_BYTES: u64 = 64 << 10;
+
+/// What the client may do to a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Without a byte taken.
+    pub write: Duration,
+    /// From the first byte of a head to its last.
+    pub head: Duration,
+    /// Streams that it may reset in ten seconds.
+    pub resets: u32,
+}
+
+/// Why a connection has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Too many resets.
+    Resets,
+    /// Too many frames that carry nothing.
+    Flood,
+    /// A head that does not end.
+    SlowHead,
+}
+
+/// Where the guard says it, and its connection's task reads it.
+#[derive(Debug, Default)]
+pub struct Sentence(AtomicU8);
+
+impl Sentence {
+    /// What it is, once there is one.
+    pub fn passed(&self) -> Option<Verdict> {
+        match self.0.load(Ordering::Relaxed) {
+            1 => Some(Verdict::Resets),
+            2 => Some(Verdict::Flood),
+            3 => Some(Verdict::SlowHead),
+            _ => None,
+        }
+    }
+
+    fn pass(&self, verdict: Verdict) {
+        let number = match verdict {
+            Verdict::Resets => 1,
+            Verdict::Flood => 2,
+            Verdict::SlowHead => 3,
+        };
+        self.0.store(number, Ordering::Relaxed);
+    }
+}
+
+/// A client's socket, watched. Dropped, it closes in two steps.
+pub struct Guard {
+    socket: Option<Socket>,
+    /// Read before it was known what is spoken.
+    ahead: BytesMut,
+    bounds: Bounds,
+    frames: Frames,
+    sentence: Arc<Sentence>,
+    span: Instant,
+    head_since: Option<Instant>,
+    write_since: Option<Instant>,
+    reading: Clock,
+    writing: Clock,
+    /// The client has closed, or the connection broke.
+    gone: bool,
+    farewell: Arc<Farewell>,
+    /// Counts this connection for as long as it lives, lingering included.
+    ticket: Arc<dyn Send + Sync>,
+}
+
+impl Guard {
+    /// Watches over a socket of which `ahead` has been read. `ticket` is dropped when the connection is closed.
+    pub fn new(
+        socket: Socket,
+        ahead: BytesMut,
+        bounds: Bounds,
+        farewell: Arc<Farewell>,
+        ticket: Arc<dyn Send + Sync>,
+    ) -> Self {
+        Guard {
+            socket: Some(socket),
+            ahead,
+            bounds,
+            frames: Frames::default(),
+            sentence: Arc::default(),
+            span: Instant::now(),
+            head_since: None,
+            write_since: None,
+            reading: Clock::default(),
+            writing: Clock::default(),
+            gone: false,
+            farewell,
+            ticket,
+        }
+    }
+
+    /// Where it says why the connection has to end. It reads nothing more then.
+    pub fn sentence(&self) -> Arc<Sentence> {
+        Arc::clone(&self.sentence)
+    }
+
+    fn socket(&mut self) -> Pin<&mut Socket> {
+        Pin::new(self.socket.as_mut().expect("the socket is only taken by drop"))
+    }
+
+    /// Counts what has come.
+    fn judge(&mut self, bytes: &[u8]) {
+        let now = Instant::now();
+        if now.duration_since(self.span) > SPAN {
+            self.span = now;
+            self.frames.begin_span();
+        }
+        self.frames.pass(bytes);
+        let Tally { idle, useful, resets } = self.frames.tally;
+        if resets > self.bounds.resets {
+            self.sentence.pass(Verdict::Resets);
+        } else if idle > IDLE_BYTES + useful / 8 {
+            self.sentence.pass(Verdict::Flood);
+        }
+        if !self.frames.in_head() {
+            self.head_since = None;
+        }
+    }
+
+    /// Nothing has come: in the midst of a head that ends in time.
+    fn wait(&mut self, cx: &mut Context<'_>) {
+        if self.frames.in_head() {
+            let since = *self.head_since.get_or_insert_with(Instant::now);
+            if self.reading.is_over(cx, since + self.bounds.head) {
+                self.sentence.pass(Verdict::SlowHead);
+                // Whoever drives the connection looks for a sentence after it has driven it: that is now.
+            }
+        }
+    }
+
+    /// A write has to wait: fails when it has for too long.
+    fn stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let since = *self.write_since.get_or_insert_with(Instant::now);
+        if self.writing.is_over(cx, since + self.bounds.write) {
+            self.gone = true;
+            return Poll::Ready(ErrorKind::TimedOut.into());
+        }
+        Poll::Pending
+    }
+
+    fn wrote(&mut self, written: io::Result<usize>) -> Poll<io::Result<usize>> {
+        self.write_since = None;
+        match &written {
+            Ok(bytes) => self.frames.tally.useful += *bytes as u64,
+            Err(_) => self.gone = true,
+        }
+        Poll::Ready(written)
+    }
+}
+
+impl AsyncRead for Guard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.sentence.passed().is_some() {
+            return Poll::Pending; // for ever: the connection ends
+        }
+        let start = buf.filled().len();
+        if !this.ahead.is_empty() {
+            let bytes = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead[..bytes]);
+            this.ahead.advance(bytes);
+        } else {
+            match this.socket().poll_read(cx, buf) {
+                Poll::Pending => {
+                    this.wait(cx);
+                    return Poll::Pending;
+                }
+                Poll::Ready(result) => {
+                    this.gone |= result.is_err() || buf.filled().len() == start;
+                    result?;
+                }
+            }
+        }
+        this.judge(&buf.filled()[start..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.socket().poll_write(cx, buf) {
+            Poll::Pending => self.stall(cx).map(Err),
+            Poll::Ready(written) => self.wrote(written),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.socket().poll_write_vectored(cx, bufs) {
+            Poll::Pending => self.stall(cx).map(Err),
+            Poll::Ready(written) => self.wrote(written),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.socket().poll_flush(cx) {
+            Poll::Pending => self.stall(cx).map(Err),
+            ready => ready,
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        // The socket itself is closed by drop, in two steps.
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(socket) = self.socket.take() else { return };
+        if !self.gone {
+            linger(socket, Arc::clone(&self.farewell), Arc::clone(&self.ticket));
+        }
+    }
+}
+
+/// What came in a span of time, and went out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tally {
+    /// Bytes of frames that carry nothing.
+    idle: u64,
+    /// Bytes of heads and bodies that came, and all that were written.
+    useful: u64,
+    /// Streams that the client has reset.
+    resets: u32,
+}
+
+const FRAME_HEAD: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const PUSH_PROMISE: u8 = 5;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+/// Follows the client's frames (RFC 9113 §4.1). What is no frame leads it astray, and the crate to an error.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Bytes of the preface that have come.
+    preface: usize,
+    head: [u8; FRAME_HEAD],
+    /// Bytes of the frame's head that have come.
+    seen: usize,
+    /// Bytes of the payload that have not.
+    left: usize,
+    /// A header block has begun and has not ended.
+    block: bool,
+    tally: Tally,
+}
+
+impl Frames {
+    fn begin_span(&mut self) {
+        self.tally = Tally::default();
+    }
+
+    /// Whether a request's head is on its way.
+    fn in_head(&self) -> bool {
+        self.block || (self.seen == FRAME_HEAD && matches!(self.kind(), HEADERS | CONTINUATION))
+    }
+
+    fn kind(&self) -> u8 {
+        self.head[3]
+    }
+
+    /// Bytes that have come.
+    fn pass(&mut self, mut bytes: &[u8]) {
+        let preface = bytes.len().min(PREFACE.len() - self.preface);
+        self.preface += preface;
+        bytes = &bytes[preface..];
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let passed = self.left.min(bytes.len());
+                match self.kind() {
+                    DATA | HEADERS | CONTINUATION => self.tally.useful += passed as u64,
+                    _ => self.tally.idle += passed as u64,
+                }
+                self.left -= passed;
+                bytes = &bytes[passed..];
+            } else {
+                let part = bytes.len().min(FRAME_HEAD - self.seen);
+                self.head[self.seen..self.seen + part].copy_from_slice(&bytes[..part]);
+                self.seen += part;
+                bytes = &bytes[part..];
+                if self.seen < FRAME_HEAD {
+                    return;
+                }
+                self.begin_frame();
+            }
+            if self.left == 0 {
+                self.seen = 0;
+            }
+        }
+    }
+
+    fn begin_frame(&mut self) {
+        let [high, middle, low, kind, flags, ..] = self.head;
+        self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        match kind {
+            HEADERS | CONTINUATION | PUSH_PROMISE => self.block = flags & END_HEADERS == 0,
+            RST_STREAM => self.tally.resets += 1,
+            _ => {}
+        }
+        let carries = matches!(kind, DATA | HEADERS | CONTINUATION) && self.left > 0;
+        // Resets have a bound of their own.
+        if !carries && kind != RST_STREAM {
+            self.tally.idle += FRAME_HEAD as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    /// However the bytes come, the same is counted.
+    #[test]
+    fn frames_are_counted_however_they_come() {
+        let all = [
+            PREFACE.to_vec(),
+            frame(4, 0, &[0; 12]),
+            frame(HEADERS, 0, b"head"),
+            frame(CONTINUATION, END_HEADERS, b"more"),
+            frame(DATA, 0, b""),
+            frame(DATA, 1, &[7; 300]),
+            frame(RST_STREAM, 0, &[0; 4]),
+            frame(6, 0, &[0; 8]),
+        ]
+        .concat();
+        for step in [1, 2, 5, 9, 10, 4096] {
+            let mut frames = Frames::default();
+            let mut passed = 0;
+            for piece in all.chunks(step) {
+                frames.pass(piece);
+                passed += piece.len();
+                let at = passed - PREFACE.len().min(passed);
+                // From behind the SETTINGS and the head of HEADERS to the end of CONTINUATION.
+                let within = (21 + 9..21 + 26).contains(&at);
+                assert_eq!(frames.in_head(), within, "at {at} in steps of {step}");
+            }
+            assert_eq!(frames.tally, Tally { idle: 21 + 9 + 4 + 17, useful: 308, resets: 1 });
+        }
+    }
+}
