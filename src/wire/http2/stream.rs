@@ -94,25 +94,32 @@ impl Stream {
         ours.downcast_ref::<Arc<Watch>>().map(|watch| &**watch)
     }
 
+    /// Never an empty piece: with the end of the body the engine makes a last chunk of it, and then another one, which the
+    /// upstream would take for the next request.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
-        let data = match self.body.poll_data(cx) {
-            Poll::Pending => return self.wait_to_read(cx),
-            Poll::Ready(data) => data.transpose().or_err(ErrorType::ReadError, "reading a body")?,
-        };
-        let Some(data) = data else {
-            // Trailers are not passed on (RFC 9110 §6.5.1 lets a gateway drop them), only read.
-            ready!(self.body.poll_trailers(cx)).or_err(ErrorType::ReadError, "reading trailers")?;
-            self.watch.received(0, true);
-            return Poll::Ready(Ok(None));
-        };
-        self.received += data.len();
-        self.watch.received(data.len(), self.body.is_end_stream());
-        if let Some(retry) = &mut self.retry {
-            retry.write_to_buffer(&data);
+        loop {
+            let data = match self.body.poll_data(cx) {
+                Poll::Pending => return self.wait_to_read(cx),
+                Poll::Ready(data) => data.transpose().or_err(ErrorType::ReadError, "reading a body")?,
+            };
+            let Some(data) = data else {
+                // Trailers are not passed on (RFC 9110 §6.5.1 lets a gateway drop them), only read.
+                ready!(self.body.poll_trailers(cx)).or_err(ErrorType::ReadError, "reading trailers")?;
+                self.watch.received(0, true);
+                return Poll::Ready(Ok(None));
+            };
+            if data.is_empty() {
+                continue;
+            }
+            self.received += data.len();
+            self.watch.received(data.len(), self.body.is_end_stream());
+            if let Some(retry) = &mut self.retry {
+                retry.write_to_buffer(&data);
+            }
+            // An error is the stream's own, which the next read finds.
+            let _ = self.body.flow_control().release_capacity(data.len());
+            return Poll::Ready(Ok(Some(data)));
         }
-        // An error is the stream's own, which the next read finds.
-        let _ = self.body.flow_control().release_capacity(data.len());
-        Poll::Ready(Ok(Some(data)))
     }
 
     /// Nothing more is expected of the client but that it goes.
