@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use kit::http2::{get, run, send_all, whole};
 use kit::origin::{raw, reply};
-use kit::{until, Gateway, Http2, Origin, Raw, Step};
+use kit::{frames, until, Frames, Gateway, Http2, Origin, Raw, Step};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -377,4 +377,436 @@ fn an_early_answer_does_not_need_the_rest_of_the_body() {
         client.send = client.send.ready().await.unwrap();
     });
     assert_eq!(gateway.access_lines(1)[0]["status"], 401);
+}
+
+// Heads
+
+#[test]
+fn heads_that_two_readers_could_take_otherwise_are_refused() {
+    let gateway = gateway("routes: [{path: /, respond: {body: here}}]");
+    let (long, many) = ("x".repeat(9000), vec![("x-many", "1"); 101]);
+    let (full, huge) = ("y".repeat(40_000), "z".repeat(100_000));
+    let usual = [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/")];
+    let [method, scheme, authority, path] = usual;
+    let long_path = format!("/{long}");
+    let with = |more: &[(&'static str, &'static str)]| [&usual[..], more].concat();
+    let cases: Vec<(Vec<(&str, &str)>, &str)> = vec![
+        (usual.to_vec(), "here"),
+        (with(&[("te", "trailers")]), "here"),
+        (with(&[("host", "test")]), "here"),
+        (with(&[("host", "TEST:80")]), "here"),
+        (vec![method, scheme, path, ("host", "test")], "here"),
+        (vec![method, scheme, authority, (":path", "/%61\"<?a=\u{e9}")], "reset 1"),
+        (vec![method, scheme, authority, (":path", "/%61\"?a=\u{e9}")], "here"),
+        // Who is meant
+        (vec![method, scheme, path], "host_missing"),
+        (vec![method, scheme, (":authority", ""), path], "reset 1"),
+        (vec![method, scheme, (":authority", "me@test"), path], "host_invalid"),
+        (vec![method, scheme, (":authority", "a,b"), path], "host_invalid"),
+        (with(&[("host", "other")]), "host_mismatch"),
+        (with(&[("host", "test:81")]), "host_mismatch"),
+        (with(&[("host", "")]), "host_invalid"),
+        (with(&[("host", "test"), ("host", "test")]), "host_duplicate"),
+        // What is meant
+        (vec![scheme, authority, path], "reset 1"),
+        (vec![method, authority, path], "reset 1"),
+        (vec![method, scheme, authority], "reset 1"),
+        (vec![method, scheme, authority, (":path", "")], "reset 1"),
+        (vec![method, scheme, authority, (":path", "a")], "reset 1"),
+        (vec![method, scheme, authority, (":path", "*")], "target_form"),
+        (vec![method, scheme, authority, (":path", "http://test/")], "reset 1"),
+        (vec![method, scheme, authority, (":path", "/a b")], "reset 1"),
+        (vec![method, scheme, authority, (":path", "/a\x7F")], "reset 1"),
+        (vec![method, scheme, authority, (":path", "/a\\b")], "path_backslash"),
+        (vec![method, (":scheme", "ftp"), authority, path], "target_form"),
+        (vec![(":method", "OPTIONS"), scheme, authority, (":path", "*")], "no_route"),
+        (vec![(":method", "CONNECT"), authority], "method_refused"),
+        (vec![(":method", "CONNECT"), (":protocol", "websocket"), scheme, authority, path], "reset 1"),
+        (vec![(":method", "trace"), scheme, authority, path], "method_refused"),
+        (vec![method, method, scheme, authority, path], "reset 1"),
+        (vec![method, scheme, authority, ("a", "b"), path], "reset 1"),
+        (with(&[(":status", "200")]), "reset 1"),
+        // What belongs to a connection (RFC 9113 §8.2.2), a WebSocket's beginning too
+        (with(&[("connection", "close")]), "reset 1"),
+        (with(&[("connection", "upgrade"), ("upgrade", "websocket")]), "reset 1"),
+        (with(&[("upgrade", "websocket")]), "reset 1"),
+        (with(&[("keep-alive", "5")]), "reset 1"),
+        (with(&[("proxy-connection", "close")]), "reset 1"),
+        (with(&[("transfer-encoding", "chunked")]), "reset 1"),
+        (with(&[("te", "gzip")]), "reset 1"),
+        // How long the body is
+        (with(&[("content-length", "0"), ("content-length", "0")]), "length_duplicate"),
+        (with(&[("content-length", "5")]), "reset 1"),
+        (with(&[("content-length", "+0")]), "reset 1"),
+        (with(&[("content_length", "5")]), "underscore"),
+        (with(&[("transfer_encoding", "chunked")]), "underscore"),
+        (with(&[("expect", "wonders")]), "expectation"),
+        // Names and values
+        (with(&[("x", " a")]), "field_value"),
+        (with(&[("x", "a\t")]), "field_value"),
+        // How much
+        (vec![method, scheme, authority, (":path", &long_path)], "target_too_long"),
+        ([&usual[..], &many].concat(), "too_many_fields"),
+        ([&usual[..], &[("x", full.as_str())]].concat(), "head_too_large"),
+        ([&usual[..], &[("x", huge.as_str())]].concat(), ""), // the crate's own 431
+    ];
+    let mut wrong = Vec::new();
+    for (fields, expected) in &cases {
+        let mut client = Frames::connect(gateway.address());
+        let block = frames::block(fields);
+        let mut pieces = block.chunks(16_384).peekable();
+        let mut kind = frames::HEADERS;
+        while let Some(piece) = pieces.next() {
+            let last = if pieces.peek().is_none() { frames::END_HEADERS } else { 0 };
+            let end = if kind == frames::HEADERS { frames::END_STREAM } else { 0 };
+            client.frame(kind, last | end, 1, piece);
+            kind = frames::CONTINUATION;
+        }
+        let found = client.reason(1);
+        let shown: Vec<String> =
+            fields.iter().map(|(n, v)| format!("{n}: {}", &v[..v.len().min(30)])).collect();
+        if found != *expected {
+            wrong.push(format!("{shown:?}: {found}, expected {expected}"));
+        }
+        // One bad request does not spoil the next.
+        client.get(3, "/");
+        let next = client.outcome(3);
+        if next != "here" {
+            wrong.push(format!("{shown:?}: then {next}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What no list of fields can hold ends the connection.
+#[test]
+fn fields_that_are_none_end_the_connection() {
+    let gateway = gateway("routes: [{path: /, respond: {body: here}}]");
+    for field in [("X-Upper", "a"), ("x", "a\nb"), ("x", "a\0b"), ("x y", "a"), ("", "a"), (":other", "a")] {
+        let mut client = Frames::connect(gateway.address());
+        client.frame(
+            frames::HEADERS,
+            frames::END_HEADERS | frames::END_STREAM,
+            1,
+            &frames::request("GET", "/", &[field]),
+        );
+        let found = client.reason(1);
+        assert!(
+            matches!(found.as_str(), "goaway 1" | "goaway 9" | "reset 1" | "field_name"),
+            "{field:?}: {found}"
+        );
+    }
+}
+
+#[test]
+fn a_refused_head_has_a_line() {
+    let gateway = gateway("routes: [{path: /, respond: {body: here}}]");
+    let mut client = Frames::connect(gateway.address());
+    let head = frames::request("GET", "/a?token=secret", &[("host", "other")]);
+    client.frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, 1, &head);
+    assert_eq!(client.reason(1), "host_mismatch");
+    let line = &gateway.access_lines(1)[0];
+    assert_eq!((&line["status"], &line["error"]), (&400.into(), &"host_mismatch".into()));
+    assert_eq!((&line["path"], &line["client_ip"]), (&"/a".into(), &"127.0.0.1".into()));
+}
+
+#[test]
+fn a_body_of_another_length_than_announced_is_refused() {
+    let origin = Origin::text("here");
+    let gateway = before(&origin);
+    for body in [&b"12345678"[..], b"1"] {
+        let mut client = Frames::connect(gateway.address());
+        let head = frames::request("POST", "/", &[("content-length", "4")]);
+        client.frame(frames::HEADERS, frames::END_HEADERS, 1, &head);
+        client.frame(frames::DATA, frames::END_STREAM, 1, body);
+        assert_eq!(client.outcome(1), "reset 1");
+    }
+    gateway.access_lines(2);
+    assert!(origin.received().iter().all(|received| !received.complete));
+}
+
+// How a connection ends
+
+/// One request in flight, one connection that waits: the one is answered, the other ends, and so does the process.
+#[test]
+fn a_process_that_leaves_finishes_what_has_begun() {
+    let origin = Origin::start(|_| {
+        vec![Step::Hold, Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhere".to_vec())]
+    });
+    let mut gateway = gateway(&format!(
+        "linger: 200ms\nroutes: [{{path: /held, upstream: \"{}\"}}, {{path: /, respond: {{body: own}}}}]",
+        origin.url()
+    ));
+    run(async {
+        let mut waiting = Http2::connect(gateway.address()).await;
+        assert_eq!(waiting.get("/").await.text(), "own");
+        let mut busy = Http2::connect(gateway.address()).await;
+        let mut send = busy.send.clone().ready().await.unwrap();
+        let (answer, _) = send.send_request(get("/held"), true).unwrap();
+        busy.send = busy.send.ready().await.unwrap();
+        until_async(|| origin.received().len() == 1).await;
+        gateway.signal("TERM");
+        assert_eq!(waiting.end().await, None, "GOAWAY without an error, then the end");
+        // Told to go, but not cut off.
+        until_async(|| gateway.log().iter().any(|line| line.contains("requests in flight: 1"))).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert!(!busy.driver.is_finished());
+        origin.release();
+        assert_eq!(whole(answer.await.unwrap()).await.unwrap().text(), "here");
+        drop(send);
+        assert_eq!(busy.end().await, None);
+    });
+    assert!(gateway.wait_exit().success());
+    assert_eq!(gateway.access_log().len(), 2);
+}
+
+/// Waits for a condition without keeping the clients from what they do.
+async fn until_async(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[test]
+fn a_request_that_is_cut_off_has_a_line() {
+    let origin = Origin::start(|_| vec![Step::Hold]);
+    let mut gateway = gateway(&format!(
+        "linger: 0s\ngrace_period: 300ms\nroutes: [{{path: /, upstream: \"{}\"}}]",
+        origin.url()
+    ));
+    run(async {
+        let mut client = Http2::connect(gateway.address()).await;
+        let mut send = client.send.clone().ready().await.unwrap();
+        let (answer, _) = send.send_request(get("/held"), true).unwrap();
+        client.send = client.send.ready().await.unwrap();
+        until_async(|| origin.received().len() == 1).await;
+        gateway.signal("TERM");
+        assert!(answer.await.is_err());
+    });
+    gateway.wait_exit();
+    let lines = gateway.access_lines(1);
+    assert_eq!((&lines[0]["status"], &lines[0]["error"]), (&503.into(), &"cut_off".into()));
+    assert_eq!((&lines[0]["path"], &lines[0]["attempts"]), (&"/held".into(), &1.into()));
+}
+
+#[test]
+fn a_connection_that_waits_too_long_or_had_enough_requests_ends() {
+    let with =
+        |limits: &str| gateway(&format!("limits: {{{limits}}}\nroutes: [{{respond: {{body: here}}}}]"));
+    let gateway = with("idle_timeout: 300ms");
+    run(async {
+        let mut client = Http2::connect(gateway.address()).await;
+        client.get("/").await;
+        let began = Instant::now();
+        let Http2 { send, driver } = client;
+        assert!(driver.await.unwrap().is_ok());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        drop(send);
+    });
+    // One that answers nothing, too.
+    let mut silent = Frames::connect(gateway.address());
+    assert_eq!(silent.end(), Some(0));
+    let gateway = with("requests_per_connection: 2");
+    run(async {
+        let mut client = Http2::connect(gateway.address()).await;
+        assert_eq!(client.get("/").await.status, 200);
+        assert_eq!(client.get("/").await.status, 200);
+        assert_eq!(client.end().await, None);
+    });
+}
+
+#[test]
+fn more_streams_than_allowed_are_refused_each_by_itself() {
+    let origin = Origin::start(|_| vec![Step::Hold]);
+    let gateway =
+        gateway(&format!("limits: {{h2_streams: 2}}\nroutes: [{{path: /, upstream: \"{}\"}}]", origin.url()));
+    let mut client = Frames::connect(gateway.address());
+    let settings = client.next_of(frames::SETTINGS).unwrap();
+    assert!(settings.payload.chunks(6).any(|setting| setting == [0, 3, 0, 0, 0, 2]), "{settings:?}");
+    for stream in [1, 3, 5] {
+        client.get(stream, "/");
+    }
+    assert_eq!(client.outcome(5), "reset 7");
+    origin.wait_count(2);
+}
+
+// Attacks: each ends its connection at a bounded cost, and neighbours are served meanwhile
+
+/// What a gateway under attack may take more than before, in KiB.
+const ROOM: u64 = 24 << 10;
+
+/// Repeats what an attacker does until the gateway takes no more of it, with a neighbour served in the midst; how the
+/// connection ends. What the gateway sends is not read before.
+fn attack(
+    gateway: &Gateway,
+    client: &mut Frames,
+    mut blow: impl FnMut(&mut Frames, u32) -> bool,
+) -> Option<u32> {
+    let before = gateway.rss_kib();
+    let mut blows = 0;
+    let began = Instant::now();
+    while blow(client, blows) {
+        blows += 1;
+        assert!(blows < 2_000_000 && began.elapsed() < kit::DEADLINE, "still taken after {blows}");
+        if blows % 500 == 0 {
+            served(gateway);
+            if client.has_goaway() {
+                break;
+            }
+        }
+    }
+    served(gateway);
+    let grown = gateway.rss_kib().saturating_sub(before);
+    assert!(grown < ROOM, "{grown} KiB more");
+    client.end()
+}
+
+fn served(gateway: &Gateway) {
+    let answer = Raw::connect(gateway.address()).send("GET /own HTTP/1.1\r\nHost: t\r\n\r\n").response();
+    assert_eq!(answer.status, 200);
+}
+
+/// A gateway to attack, in front of an upstream that takes its time.
+fn victim(limits: &str) -> (Origin, Gateway) {
+    let origin = Origin::on_head(|_| vec![Step::Hold]);
+    let gateway = gateway(&format!(
+        "limits: {{{limits}}}\nroutes: [{{path: /own, respond: {{body: own}}}}, {{path: /, upstream: \"{}\"}}]",
+        origin.url()
+    ));
+    (origin, gateway)
+}
+
+/// CVE-2023-44487.
+#[test]
+fn rapid_reset_ends_the_connection() {
+    let (origin, gateway) = victim("");
+    let mut client = Frames::connect(gateway.address());
+    let get = frames::get("/");
+    let end = attack(&gateway, &mut client, |client, n| {
+        let headers =
+            frames::frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, 2 * n + 1, &get);
+        let reset = frames::frame(frames::RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]);
+        client.bytes(&[headers, reset].concat())
+    });
+    assert_eq!(end, Some(frames::ENHANCE_YOUR_CALM));
+    assert!(origin.received().len() <= 300, "{} requests upstream", origin.received().len());
+    until("the upstream is let go", || origin.open() == 0);
+    // Whatever was begun has its line; a few may have been reset before they were taken up.
+    until("lines", || {
+        gateway.access_log().iter().filter(|line| line["status"] == 499).count() >= origin.received().len()
+    });
+}
+
+#[test]
+fn a_head_without_an_end_ends_the_connection() {
+    let (_origin, gateway) = victim("header_timeout: 500ms");
+    // Endless,
+    for piece in [&[0, 1, b'x', 1, b'y'][..], b"", &[0; 16_384]] {
+        let mut client = Frames::connect(gateway.address());
+        client.frame(frames::HEADERS, frames::END_STREAM, 1, &frames::get("/"));
+        let end = attack(&gateway, &mut client, |client, _| client.frame(frames::CONTINUATION, 0, 1, piece));
+        assert!(matches!(end, Some(1 | 9 | frames::ENHANCE_YOUR_CALM)), "{end:?}");
+    }
+    // growing by references to what is large (RFC 7541 §7.3),
+    let mut client = Frames::connect(gateway.address());
+    let mut bomb = frames::get("/");
+    bomb.extend_from_slice(&[0x40, 1, b'x', 127, 0xA1, 0x1E]); // into the table: a value of 4,000 bytes
+    bomb.extend_from_slice(&[b'y'; 4_000]);
+    bomb.extend_from_slice(&[0xBE; 10_000]); // and again, 10,000 times
+    client.frame(frames::HEADERS, frames::END_STREAM | frames::END_HEADERS, 1, &bomb);
+    assert_eq!(client.end(), Some(frames::ENHANCE_YOUR_CALM));
+    // or slow.
+    let began = Instant::now();
+    let mut client = Frames::connect(gateway.address());
+    client.frame(frames::HEADERS, frames::END_STREAM, 1, &frames::get("/"));
+    assert_eq!(client.end(), Some(frames::ENHANCE_YOUR_CALM));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    served(&gateway);
+}
+
+#[test]
+fn floods_of_frames_that_carry_nothing_end_the_connection() {
+    let (_origin, gateway) = victim("");
+    let floods: [(u8, u32, &[u8]); 6] = [
+        (frames::PING, 0, &[0; 8]),
+        (frames::SETTINGS, 0, &[]),
+        (frames::SETTINGS, 0, &[0, 1, 0, 0, 16, 0, 0, 4, 0, 1, 0, 0]),
+        (frames::PRIORITY, 1, &[0, 0, 0, 3, 0]),
+        (frames::WINDOW_UPDATE, 0, &[0, 0, 0, 1]),
+        (0x42, 1, &[0; 16_384]),
+    ];
+    for (kind, stream, payload) in floods {
+        let mut client = Frames::connect(gateway.address());
+        let blow = frames::frame(kind, 0, stream, payload).repeat(10);
+        let end = attack(&gateway, &mut client, |client, _| client.bytes(&blow));
+        assert_eq!(end, Some(frames::ENHANCE_YOUR_CALM), "{kind}");
+    }
+}
+
+#[test]
+fn floods_of_empty_and_tiny_data_end_the_connection() {
+    let (origin, gateway) = victim("");
+    for payload in [&b""[..], b"a"] {
+        let mut client = Frames::connect(gateway.address());
+        client.frame(frames::HEADERS, frames::END_HEADERS, 1, &frames::request("POST", "/", &[]));
+        origin.wait_count(1);
+        let end = attack(&gateway, &mut client, |client, _| client.frame(frames::DATA, 0, 1, payload));
+        // A body that nobody takes fills its window in the end.
+        assert!(matches!(end, Some(3 | frames::ENHANCE_YOUR_CALM)), "{end:?}");
+    }
+}
+
+#[test]
+fn streams_that_are_refused_on_and_on_end_the_connection() {
+    let (_origin, gateway) = victim("h2_streams: 4");
+    let mut client = Frames::connect(gateway.address());
+    let end = attack(&gateway, &mut client, |client, n| client.get(2 * n + 1, "/"));
+    assert_eq!(end, Some(frames::ENHANCE_YOUR_CALM));
+    let mut client = Frames::connect(gateway.address());
+    let bad = frames::request("GET", "/", &[("connection", "close")]);
+    let end = attack(&gateway, &mut client, |client, n| {
+        client.frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, 2 * n + 1, &bad)
+    });
+    assert_eq!(end, Some(frames::ENHANCE_YOUR_CALM));
+}
+
+/// Answers that the client gives no window for.
+#[test]
+fn streams_without_a_window_end_in_time() {
+    let (_origin, gateway) = victim("write_timeout: 500ms");
+    let mut client = Frames::connect_with(gateway.address(), &[0, 4, 0, 0, 0, 0]);
+    for n in 0..100 {
+        client.get(2 * n + 1, "/own");
+    }
+    served(&gateway);
+    let lines = gateway.access_lines(101);
+    assert_eq!(lines.iter().filter(|line| line["status"] == 200).count(), 101, "the heads were sent");
+    assert_eq!(lines.iter().filter(|line| line["error"] == "client_gone").count(), 100);
+    assert!(client.next_of(frames::RST_STREAM).is_some());
+}
+
+/// A client that takes no bytes at all.
+#[test]
+fn a_client_that_does_not_read_is_cut_off() {
+    let bulk = vec![b'x'; 20 << 20];
+    let origin = Origin::start(move |_| {
+        vec![Step::Send([&b"HTTP/1.1 200 OK\r\nContent-Length: 20971520\r\n\r\n"[..], &bulk].concat())]
+    });
+    let gateway = gateway(&format!(
+        "limits: {{write_timeout: 500ms, idle_timeout: 500ms}}
+routes: [{{path: /own, respond: {{body: own}}}}, {{path: /, upstream: \"{}\"}}]",
+        origin.url()
+    ));
+    let before = gateway.rss_kib();
+    // Windows as large as they can be.
+    let mut client = Frames::connect_with(gateway.address(), &[0, 4, 0x7F, 0xFF, 0xFF, 0xFF]);
+    client.frame(frames::WINDOW_UPDATE, 0, 0, &[0x7F, 0xFF, 0, 0]);
+    for n in 0..10 {
+        client.get(2 * n + 1, "/");
+    }
+    served(&gateway);
+    let lines = gateway.access_lines(11);
+    assert_eq!(lines.iter().filter(|line| line["error"] == "client_gone").count(), 10);
+    assert!(gateway.rss_kib() < before + ROOM);
+    while client.next().is_some() {} // what was on its way, and then the end
 }

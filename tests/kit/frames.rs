@@ -36,6 +36,8 @@ pub struct Frame {
 pub struct Frames {
     /// The socket, for what the methods do not do.
     pub socket: TcpStream,
+    /// The code of a GOAWAY that has been read.
+    goaway: Option<u32>,
 }
 
 impl Frames {
@@ -50,7 +52,7 @@ impl Frames {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.set_write_timeout(Some(DEADLINE)).unwrap();
-        let mut frames = Frames { socket };
+        let mut frames = Frames { socket, goaway: None };
         assert!(frames.bytes(PREFACE));
         assert!(frames.frame(SETTINGS, 0, 0, settings));
         frames
@@ -89,13 +91,36 @@ impl Frames {
 
     /// Reads to the end of the connection: the code of the last GOAWAY, if one came.
     pub fn end(&mut self) -> Option<u32> {
-        let mut code = None;
+        let mut code = self.goaway;
         while let Some(frame) = self.next() {
             if frame.kind == GOAWAY {
                 code = Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()));
             }
         }
         code
+    }
+
+    /// Reads what has come: whether a GOAWAY with an error is among it, or the end.
+    pub fn has_goaway(&mut self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let mut piece = [0; 65_536];
+        loop {
+            match self.socket.peek(&mut piece) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return true,
+            }
+            self.socket.set_nonblocking(false).unwrap();
+            let Some(frame) = self.next() else { return true };
+            if frame.kind == GOAWAY {
+                self.goaway = Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()));
+                return self.goaway != Some(0);
+            }
+            self.socket.set_nonblocking(true).unwrap();
+        }
+        self.socket.set_nonblocking(false).unwrap();
+        false
     }
 
     /// Whether the connection is still there after so long a time in which nothing is sent.
@@ -154,4 +179,36 @@ pub fn get(path: &str) -> Vec<u8> {
 pub fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let pseudo = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)];
     block(&[&pseudo[..], more].concat())
+}
+
+impl Frames {
+    /// What becomes of a stream: the answer's body, or `reset CODE`, `goaway CODE`, `closed`.
+    pub fn outcome(&mut self, stream: u32) -> String {
+        let mut body = Vec::new();
+        let code = |at: &[u8]| u32::from_be_bytes(at.try_into().unwrap());
+        while let Some(frame) = self.next() {
+            match frame.kind {
+                GOAWAY => return format!("goaway {}", code(&frame.payload[4..8])),
+                _ if frame.stream != stream => {}
+                RST_STREAM => return format!("reset {}", code(&frame.payload)),
+                DATA => body.extend_from_slice(&frame.payload),
+                _ => {}
+            }
+            if matches!(frame.kind, DATA | HEADERS) && frame.stream == stream && frame.flags & END_STREAM != 0
+            {
+                return String::from_utf8(body).unwrap();
+            }
+        }
+        "closed".to_owned()
+    }
+
+    /// The same, of a problem its reason.
+    pub fn reason(&mut self, stream: u32) -> String {
+        let outcome = self.outcome(stream);
+        let problem: Option<serde_json::Value> = serde_json::from_str(&outcome).ok();
+        match problem.as_ref().and_then(|problem| problem["reason"].as_str()) {
+            Some(reason) => reason.to_owned(),
+            None => outcome,
+        }
+    }
 }
