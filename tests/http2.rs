@@ -697,6 +697,35 @@ fn rapid_reset_ends_the_connection() {
     });
 }
 
+/// The same by a patient client: each request is taken up, and goes upstream, before it is reset.
+#[test]
+fn patient_resets_end_the_connection() {
+    let (origin, gateway) = victim("");
+    let mut client = Frames::connect(gateway.address());
+    let get = frames::get("/");
+    let end = attack(&gateway, &mut client, |client, n| {
+        let streams = || (100 * n..100 * n + 50).map(|n| 2 * n + 1);
+        let requests: Vec<u8> = streams()
+            .flat_map(|id| frames::frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, id, &get))
+            .collect();
+        let sent = client.bytes(&requests);
+        if n < 5 {
+            origin.wait_count(50 * (n as usize + 1));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        let resets: Vec<u8> =
+            streams().flat_map(|id| frames::frame(frames::RST_STREAM, 0, id, &[0, 0, 0, 8])).collect();
+        sent && client.bytes(&resets) && !client.has_goaway()
+    });
+    assert_eq!(end, Some(frames::ENHANCE_YOUR_CALM));
+    assert!(origin.received().len() <= 350, "{} requests upstream", origin.received().len());
+    let log = gateway.log();
+    assert!(
+        log.iter().any(|line| line.contains("connection from 127.0.0.1 ended: too many resets")),
+        "{log:?}"
+    );
+}
+
 #[test]
 fn a_head_without_an_end_ends_the_connection() {
     let (_origin, gateway) = victim("header_timeout: 500ms");

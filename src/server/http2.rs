@@ -180,10 +180,10 @@ impl Course {
 
     /// Ends it at once, and says why.
     async fn condemn(mut self) {
-        let why = self.sentence.passed();
+        let why = self.sentence.passed().map_or_else(String::new, |verdict| verdict.to_string());
         match self.streams.origin.peer {
-            Some(peer) => info!("connection from {} ended: {why:?}", peer.to_canonical()),
-            None => info!("connection ended: {why:?}"),
+            Some(peer) => info!("connection from {} ended: {why}", peer.to_canonical()),
+            None => info!("connection ended: {why}"),
         }
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         let _ = timeout(LAST_WORDS, poll_fn(|cx| self.connection.poll_closed(cx))).await;

@@ -48,6 +48,16 @@ pub enum Verdict {
     SlowHead,
 }
 
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Verdict::Resets => "too many resets",
+            Verdict::Flood => "too many frames that carry nothing",
+            Verdict::SlowHead => "a head that does not end",
+        })
+    }
+}
+
 /// Where the guard says it, and its connection's task reads it.
 #[derive(Debug, Default)]
 pub struct Sentence(AtomicU8);
