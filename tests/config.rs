@@ -155,15 +155,6 @@ fn what_is_not_built_yet_is_unknown() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with(&format!("p.yaml:2:1: {key}: unknown key; known here: ")), "{found:?}");
     }
-    for key in ["protocols"] {
-        let found = errors(&format!("listeners:\n  - address: 127.0.0.1:0\n    {key}: []\n{ROUTES}"));
-        assert_eq!(
-            found,
-            [format!(
-                "p.yaml:3:5: listeners[0].{key}: unknown key; known here: address, proxy_protocol, tls, redirect_to_https"
-            )]
-        );
-    }
     for key in ["tls", "protocol", "outlier_ejection"] {
         let found = errors(&format!(
             "{LISTENERS}upstreams:\n  a:\n    targets: [\"h:1\"]\n    {key}: {{}}\n{ROUTES}"

@@ -126,7 +126,7 @@ fn bodies_pass_both_ways_at_the_speed_of_the_slower_side() {
         vec![Step::Send([head.as_bytes(), &request.body].concat())]
     });
     let gateway = before(&origin);
-    let body: Vec<u8> = (0..5_000_000_u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let body: Vec<u8> = (0..5_000_000_u32).map(|n| ((n * 31) >> 3) as u8).collect();
     run(async {
         let mut client = Http2::connect(gateway.address()).await;
         let request = || Request::post("http://test/").body(()).unwrap();
@@ -207,6 +207,36 @@ fn a_1xx_comes_before_its_answer() {
         assert_eq!(whole(answer.await.unwrap()).await.unwrap().text(), "here");
         client.send = client.send.ready().await.unwrap();
     });
+}
+
+/// HTTP/1.1 upstreams could have them, but Pingora passes none on, either way.
+#[test]
+fn trailers_are_read_and_dropped() {
+    let origin = Origin::start(|_| {
+        raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n4\r\nhere\r\n0\r\nx-sum: 7\r\n\r\n")
+    });
+    let gateway = before(&origin);
+    run(async {
+        let mut client = Http2::connect(gateway.address()).await;
+        for _ in 0..2 {
+            let mut send = client.send.clone().ready().await.unwrap();
+            let request = Request::post("http://test/").header("trailer", "x-sum").body(()).unwrap();
+            let (answer, mut body) = send.send_request(request, false).unwrap();
+            body.send_data(Bytes::from_static(b"body"), false).unwrap();
+            body.send_trailers(
+                [(http::HeaderName::from_static("x-sum"), "9".parse().unwrap())].into_iter().collect(),
+            )
+            .unwrap();
+            let answer = whole(answer.await.unwrap()).await.unwrap();
+            assert_eq!((answer.text().as_str(), answer.trailers), ("here", None));
+        }
+        client.send = client.send.ready().await.unwrap();
+    });
+    for received in origin.received() {
+        assert_eq!((received.body.as_slice(), received.complete), (&b"body"[..], true));
+        assert!(!received.head.contains("x-sum"), "{}", received.head);
+    }
+    assert_eq!(origin.connections(), 1, "the upstream's connection stays usable");
 }
 
 #[test]
@@ -525,7 +555,44 @@ fn a_body_of_another_length_than_announced_is_refused() {
     assert!(origin.received().iter().all(|received| !received.complete));
 }
 
+#[test]
+fn another_attempt_has_the_whole_body() {
+    let (broken, sound) = (Origin::start(|_| vec![Step::Reset]), Origin::text("here"));
+    let gateway = gateway(&format!(
+        "upstreams: {{both: {{targets: [\"{}\", \"{}\"]}}}}\nroutes: [{{path: /, upstream: both}}]",
+        broken.target(),
+        sound.target()
+    ));
+    run(async {
+        let mut client = Http2::connect(gateway.address()).await;
+        for _ in 0..4 {
+            let put = Request::put("http://test/").body(()).unwrap();
+            assert_eq!(client.exchange(put, b"the whole body").await.unwrap().text(), "here");
+        }
+    });
+    assert!(!broken.received().is_empty());
+    assert!(sound.received().iter().all(|received| received.body == b"the whole body"));
+    let lines = gateway.access_lines(4);
+    assert!(lines.iter().any(|line| line["attempts"] == 2));
+}
+
 // How a connection ends
+
+#[test]
+fn a_reload_decides_for_new_connections() {
+    let yaml = |protocols: &str| {
+        format!("listeners: [{{address: \"127.0.0.1:0\", protocols: [{protocols}]}}]\nroutes: [{{respond: {{body: here}}}}]")
+    };
+    let gateway = Gateway::start(&yaml("h2"));
+    run(async {
+        let mut before = Http2::connect(gateway.address()).await;
+        assert_eq!(before.get("/").await.text(), "here");
+        gateway.reload(&yaml("http1"));
+        assert_eq!(before.get("/").await.text(), "here", "what is there stays");
+    });
+    let mut after = Raw::connect(gateway.address());
+    assert_eq!(after.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").response().status, 200);
+}
 
 /// One request in flight, one connection that waits: the one is answered, the other ends, and so does the process.
 #[test]

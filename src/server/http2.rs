@@ -43,7 +43,7 @@ use tokio::time::{sleep_until, timeout, Instant};
 /// What a client may send of a body before somebody has taken it: of one stream, and of all together, so that a few that
 /// are not taken leave the others room.
 const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 512 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
 /// How much of an answer waits in memory for its client to take it.
 const SEND_BUFFER: usize = 64 << 10;
 /// How long a client may take to hear that a connection ends, once nothing is in flight on it.

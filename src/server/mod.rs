@@ -1,6 +1,6 @@
 //! The process: puts the rooms together, binds, serves, is changed while it serves, and leaves.
 //!
-//! In reading order: [`sockets`] bound or inherited, [`listen`] accepts from them, [`connection`] serves one, [`http2`] if it speaks that; [`life`] is what
+//! In reading order: [`sockets`] bound or inherited, [`listen`] accepts from them, [`connection`] serves one, `http2` if it speaks that; [`life`] is what
 //! the process does about [`signals`], the [`control`] socket's commands, its successor ([`upgrade`]) and its predecessor
 //! ([`succeed`]), who speak by [`hand_over`]; [`reload`] changes the configuration.
 //!

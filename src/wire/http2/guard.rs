@@ -22,8 +22,8 @@ use tokio::time::Instant;
 
 /// For which a client's frames are counted together.
 const SPAN: Duration = Duration::from_secs(10);
-/// Bytes of frames that carry nothing which a client may send in that time, besides an eighth of what it sends and is sent
-/// in earnest: 3,800 PINGs, or a WINDOW_UPDATE for every hundred bytes of a download.
+/// Bytes of frames that carry nothing which a client may send in that time, besides half of what it sends and is sent in
+/// earnest: a WINDOW_UPDATE for every thirty bytes of an answer, but not one PING after another, each with its answer.
 const IDLE_BYTES: u64 = 64 << 10;
 
 /// What the client may do to a connection.
@@ -149,7 +149,7 @@ impl Guard {
         let Tally { idle, useful, resets } = self.frames.tally;
         if resets > self.bounds.resets {
             self.sentence.pass(Verdict::Resets);
-        } else if idle > IDLE_BYTES + useful / 8 {
+        } else if idle > IDLE_BYTES + useful / 2 {
             self.sentence.pass(Verdict::Flood);
         }
         if !self.frames.in_head() {
