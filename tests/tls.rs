@@ -365,23 +365,62 @@ fn plain_listeners_send_to_https() {
 }
 
 #[test]
+fn http_2_is_agreed_on_by_alpn() {
+    let ca = Authority::new("ca");
+    let cert = ca.issue("a", &["a.test"]);
+    let origin = Origin::start(|request| reply(200, &request.head));
+    let routes = format!("routes: [{{path: /, upstream: \"{}\"}}]\n", origin.url());
+    let start = |protocols: &str| {
+        let listener = listener(&[&cert], ", hsts: 180d") + protocols;
+        Gateway::start(&format!("{listener}access_log: {{path: $FOLDER/access.log}}\n{routes}"))
+    };
+    let (both, h2, http1) = (start(""), start("    protocols: [h2]\n"), start("    protocols: [http1]\n"));
+    for (gateway, ask, version) in [
+        (&both, "--http2", "2"),
+        (&both, "--http1.1", "1.1"),
+        (&both, "--no-alpn", "1.1"),
+        (&h2, "--http2", "2"),
+        (&http1, "--http2", "1.1"),
+    ] {
+        let out = curl(&ca, gateway, &[ask, "-D", "-", "-w", "|%{http_version}|%{http_code}"]);
+        assert!(out.ends_with(&format!("|{version}|200")), "{ask}: {out}");
+        let out = out.to_lowercase();
+        for part in ["strict-transport-security: max-age=15552000\r\n", "x-forwarded-proto: https\r\n"] {
+            assert!(out.contains(part), "{ask}: {part} in {out}");
+        }
+        let misdirected = curl(&ca, gateway, &[ask, "-H", "Host: other.test", "-w", "|%{http_code}"]);
+        assert!(misdirected.contains("urn:portcullis:problem:misdirected"), "{ask}: {misdirected}");
+        assert!(misdirected.ends_with("|421"), "{ask}: {misdirected}");
+    }
+    let lines = both.access_lines(6);
+    assert!(lines.iter().all(|line| line["tls"] == "TLSv1.3"), "{lines:#?}");
+    // Nothing in common is said, as it should be (RFC 7301 §3.2).
+    let offers =
+        |protocol: &[u8]| Client::of(&ca).change(|config| config.alpn_protocols = vec![protocol.to_vec()]);
+    assert!(offers(b"http/1.1").connect(h2.address(), "a.test").is_err());
+    assert!(offers(b"h2").connect(http1.address(), "a.test").is_err());
+    let mut silent = Client::of(&ca).connect(h2.address(), "a.test").unwrap();
+    assert_eq!(silent.ask("a.test", "/").unwrap().status, 505, "no ALPN, and not HTTP/2 either");
+}
+
+/// What curl prints of `https://a.test/`.
+fn curl(authority: &Authority, gateway: &Gateway, more: &[&str]) -> String {
+    let port = gateway.address().port();
+    let out = Command::new("curl")
+        .args(["-sS", "--cacert", authority.file().to_str().unwrap()])
+        .args(["--resolve", &format!("a.test:{port}:127.0.0.1"), &format!("https://a.test:{port}/")])
+        .args(more)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+}
+
+#[test]
 fn a_curl_is_served() {
     let ca = Authority::new("ca");
     let cert = ca.issue("a", &["a.test"]);
     let gateway = gateway(&[&cert]);
-    let at = gateway.address();
-    let out = Command::new("curl")
-        .args([
-            "-sS",
-            "--cacert",
-            ca.file().to_str().unwrap(),
-            "--resolve",
-            &format!("a.test:{}:127.0.0.1", at.port()),
-        ])
-        .args(["-w", "|%{http_code}|%{ssl_verify_result}", &format!("https://a.test:{}/", at.port())])
-        .output()
-        .unwrap();
-    assert_eq!(String::from_utf8_lossy(&out.stdout), "here|200|0", "{out:?}");
+    assert_eq!(curl(&ca, &gateway, &["-w", "|%{http_code}|%{ssl_verify_result}"]), "here|200|0");
 }
 
 /// What the admin address says.
