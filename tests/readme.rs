@@ -27,13 +27,19 @@ struct Walk {
 
 impl Walk {
     fn new() -> Walk {
-        let held: Vec<TcpListener> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let held: Vec<TcpListener> = (0..7).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let port = |l: &TcpListener| l.local_addr().unwrap().port().to_string();
-        let ports = ["8080", "5001", "5002", "8081", "9901"].into_iter().zip(held.iter().map(port)).collect();
+        let ports = ["8080", "5001", "5002", "8081", "9901", "8443", "8082"]
+            .into_iter()
+            .zip(held.iter().map(port))
+            .collect();
         let walk = Walk { folder: tempfile::tempdir().unwrap(), ports, gateways: Vec::new() };
         std::fs::create_dir(walk.folder.path().join("conf")).unwrap();
         for entry in std::fs::read_dir(repository("conf")).unwrap() {
             let path = entry.unwrap().path();
+            if path.is_dir() {
+                continue; // whoever has walked here before has a certificate there
+            }
             let text = walk.moved(&std::fs::read_to_string(&path).unwrap());
             std::fs::write(walk.folder.path().join("conf").join(path.file_name().unwrap()), text).unwrap();
         }

@@ -69,6 +69,55 @@ fn a_websocket_passes_both_ways_beyond_the_exchange_timeout_and_max_body() {
 }
 
 #[test]
+fn a_websocket_may_be_silent_for_longer_than_an_answer_and_not_for_ever() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = listener.local_addr().unwrap();
+    let echo = echo(listener);
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{a: {{targets: [\"{origin}\"], timeouts: {{read: 200ms, tunnel: 1500ms}}}}}}\n\
+         access_log: {{path: $FOLDER/access.log}}\nroutes: [{{path: /, upstream: a}}]"
+    ));
+    let mut client = Raw::connect(gateway.address());
+    client.send(HANDSHAKE);
+    assert!(head(&mut client).starts_with("HTTP/1.1 101"));
+    assert_eq!(read(&mut client, 5), "hello");
+    for n in 0..3 {
+        std::thread::sleep(std::time::Duration::from_millis(600)); // longer than `read`, and together than `tunnel`
+        client.send(format!("ping {n}"));
+        assert_eq!(read(&mut client, 6), format!("PING {n}"));
+    }
+    client.rest();
+    until("the origin hears the end", || echo.is_finished());
+    assert_eq!(gateway.access_lines(1)[0]["error"], "tunnel_ended");
+}
+
+#[test]
+fn an_idle_websocket_is_told_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = listener.local_addr().unwrap();
+    let origin_ends = silent(listener, "websocket", b"\x81\x05hello");
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{a: {{targets: [\"{origin}\"], timeouts: {{tunnel: 300ms}}}}}}\nroutes: [{{path: /, upstream: a}}]"
+    ));
+    let mut client = Raw::connect(gateway.address());
+    client.send(HANDSHAKE);
+    assert!(head(&mut client).starts_with("HTTP/1.1 101"));
+    assert_eq!(client.rest(), b"\x81\x05hello\x88\x02\x03\xE9");
+    origin_ends.join().unwrap();
+}
+
+/// What an upstream does not answer in time is a 504 also when it was asked for a tunnel.
+#[test]
+fn an_upgrade_that_nobody_answers_times_out() {
+    let (_listener, origin) = kit::origin::silent();
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{a: {{targets: [\"{origin}\"], timeouts: {{read: 200ms}}}}}}\nroutes: [{{path: /, upstream: a}}]"
+    ));
+    let response = Raw::connect(gateway.address()).send(HANDSHAKE).response();
+    assert_eq!((response.status, response.problem().as_str()), (504, "upstream_timeout"));
+}
+
+#[test]
 fn a_refused_upgrade_is_an_ordinary_answer() {
     let origin = kit::Origin::start(|_| reply(403, "no"));
     let gateway = Gateway::start(&format!("routes: [{{path: /, upstream: \"{}\"}}]", origin.url()));

@@ -213,6 +213,7 @@ fn spec(raw: &RawUpstream) -> Spec {
         read: raw.timeouts.read.unwrap_or(default.read),
         write: raw.timeouts.write.unwrap_or(default.write),
         idle: raw.timeouts.idle.unwrap_or(default.idle),
+        tunnel: raw.timeouts.tunnel.unwrap_or(default.tunnel),
     };
     let name = raw.name.value.clone();
     let health = raw.health_check.as_ref().map(|check| health(check, &name));

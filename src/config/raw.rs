@@ -170,6 +170,7 @@ pub struct RawTimeouts {
     pub read: Option<Duration>,
     pub write: Option<Duration>,
     pub idle: Option<Duration>,
+    pub tunnel: Option<Duration>,
 }
 
 /// One of `routes`.

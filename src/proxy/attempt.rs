@@ -37,8 +37,12 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     let within = |timeout: Option<Duration>| timeout.map(|t| t.min(left));
     peer.options.connection_timeout = within(peer.options.connection_timeout);
     peer.options.total_connection_timeout = peer.options.connection_timeout;
-    // A tunnel has no end of the exchange; until it is one, the client's connection has the clock.
-    if !may_become_tunnel {
+    // The engine's own timeout would go on in a tunnel, which may be silent for longer.
+    if may_become_tunnel {
+        if let Some(client) = client(session).filter(|c| c.body_done()) {
+            peer.options.read_timeout.take().into_iter().for_each(|patience| client.bear_silence(patience));
+        }
+    } else {
         match (client(session).filter(|c| c.body_done()), peer.options.read_timeout.take()) {
             // The client has a timer already; the engine would start one for each read.
             (Some(client), Some(patience)) => client.bear_silence(patience),

@@ -126,6 +126,11 @@ impl Ctx {
         self.upstream.as_ref()?.select(&self.hash_key, tried)
     }
 
+    /// How long nothing may pass through a tunnel.
+    pub fn tunnel_idle(&self) -> Duration {
+        self.upstream.as_ref().map(|upstream| upstream.spec().timeouts).unwrap_or_default().tunnel
+    }
+
     /// Whether this route sends requests to an upstream.
     pub fn forwards(&self) -> bool {
         self.route().is_some_and(|r| matches!(r.action, Action::Forward(_)))

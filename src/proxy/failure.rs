@@ -229,6 +229,7 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
         Some(Fault::StalledWrite | Fault::Unneeded) => return Reject::ClientGone,
         Some(Fault::Chunk(why)) => return Reject::Chunk(why),
         Some(Fault::SilentUpstream) => return Reject::UpstreamTimeout,
+        Some(Fault::IdleTunnel) => return Reject::TunnelEnded,
         None => {}
     }
     use ErrorType as T;

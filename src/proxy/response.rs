@@ -34,7 +34,7 @@ pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut 
         }
         attempt::answered(ctx, 101);
         if let Some(conn) = conn(session) {
-            conn.become_tunnel();
+            conn.become_tunnel(ctx.tunnel_idle());
         }
         return Ok(()); // Connection and Upgrade are the answer itself (RFC 9110 §7.8)
     }

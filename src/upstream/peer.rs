@@ -19,12 +19,14 @@ pub struct Timeouts {
     pub write: Duration,
     /// For which an unused connection is kept.
     pub idle: Duration,
+    /// For which nothing may pass through a tunnel (a WebSocket), one way or the other.
+    pub tunnel: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Timeouts { connect: s(1), read: s(30), write: s(30), idle: s(60) }
+        Timeouts { connect: s(1), read: s(30), write: s(30), idle: s(60), tunnel: s(3600) }
     }
 }
 

@@ -348,6 +348,7 @@ impl Conn {
             () if is_first(exchange) => Fault::ExchangeTimeout,
             () if is_first(body) && self.answered.load(Ordering::Relaxed) => Fault::Unneeded,
             () if is_first(body) => Fault::SlowBody,
+            () if self.tunnel.load(Ordering::Relaxed) => Fault::IdleTunnel,
             () => Fault::SilentUpstream,
         };
         Poll::Ready(Err(self.fail(fault)))
@@ -493,7 +494,11 @@ impl AsyncRead for Conn {
                 result?;
             }
         }
-        if !tunnel && buf.filled().len() > start {
+        if tunnel {
+            this.silence.end_it();
+            return Poll::Ready(Ok(()));
+        }
+        if buf.filled().len() > start {
             let taken = match this.take(&buf.filled()[start..]) {
                 Ok(taken) => taken,
                 Err(e) => {

@@ -14,6 +14,8 @@ pub enum Fault {
     Unneeded,
     /// The upstream sent nothing for too long.
     SilentUpstream,
+    /// Nothing passed through a tunnel for too long.
+    IdleTunnel,
     /// The client took no byte for too long.
     StalledWrite,
     /// The chunked coding was broken; the sentence says how.

@@ -178,6 +178,7 @@ fn timeouts(item: &Item<'_, '_>) -> Option<RawTimeouts> {
         read: time("read"),
         write: time("write"),
         idle: time("idle"),
+        tunnel: time("tunnel"),
     };
     fields.close();
     Some(timeouts)
