@@ -130,7 +130,7 @@ fn choices(c: &mut Criterion) {
     let Action::Forward(split) = &route.action else { panic!("it forwards") };
     c.bench_function("split/choose", |b| b.iter(|| Arc::as_ptr(black_box(split.choose()))));
     for upstream in &compiled.gateway.upstreams {
-        let select = |upstream: &Upstream| upstream.select(black_box(b"user-1"), &[]).map(|t| t.address);
+        let select = |upstream: &Upstream| upstream.select(black_box(b"user-1"), &[]).map(|t| t.is_healthy());
         c.bench_function(&format!("upstream/select/{}", upstream.name()), |b| b.iter(|| select(upstream)));
     }
 }

@@ -73,6 +73,8 @@ pub enum Reject {
     TunnelEnded,
     /// No connection to any tried target.
     Connect,
+    /// No secure connection to any tried target: it proved nothing, or wanted more proof of the gateway.
+    UpstreamTls,
     /// A target did not accept, answer or take bytes in time.
     UpstreamTimeout,
     /// A target broke off or sent what is not HTTP.

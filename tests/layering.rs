@@ -12,7 +12,7 @@ const HOUSE: [(&str, &[&str]); 14] = [
     ("observe", &["base"]),
     ("router", &["base", "error"]),
     ("policy", &["base", "wire", "error"]),
-    ("upstream", &["base", "wire", "error", "observe"]),
+    ("upstream", &["base", "tls", "wire", "error", "observe"]),
     ("gateway", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream"]),
     ("config", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
     ("proxy", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),

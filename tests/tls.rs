@@ -291,7 +291,7 @@ fn a_changed_certificate_is_taken_up_without_touching_connections() {
     // A key that is another's: the old pair stays, and the log says which file is wrong.
     let other = Authority::new("other").issue("b", &["b.test"]);
     replace(&new.key, &other.key_pem);
-    gateway.wait_log(&["a.key: not the key of its certificate"]);
+    gateway.wait_log(&["a.key: the key does not belong to the certificate"]);
     gateway.wait_log(&["the certificates stay as they were"]);
     assert_eq!(shown(&client, at, "a.test"), der(&new));
     std::fs::remove_file(&new.cert).unwrap();

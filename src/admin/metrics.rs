@@ -188,7 +188,7 @@ impl Families<'_> {
         )?;
         let targets: Vec<_> = all()
             .flat_map(|upstream| upstream.targets().into_iter().map(|(target, _)| (upstream.name(), target)))
-            .map(|(name, target)| (name, target.address.to_string(), target))
+            .map(|(name, target)| (name, target.text.to_string(), target))
             .collect();
         self.gauges(
             "portcullis_upstream_healthy",

@@ -94,7 +94,7 @@ fn of_upstream(upstream: &Upstream) -> UpstreamStatus {
 fn of_target(target: &Target, weight: usize) -> TargetStatus {
     let condition = target.condition();
     TargetStatus {
-        address: target.address.to_string(),
+        address: target.text.to_string(),
         weight,
         health: condition.health.to_owned(),
         since_ms: condition.since_ms,

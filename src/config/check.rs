@@ -1,11 +1,14 @@
 //! What only shows when parts of a file are compared: names that point nowhere, two of a kind, routes that can
 //! never win.
 
-use super::decode::{suggest, At, Context};
-use super::raw::{host_port, upstream_url, Raw, RawAction, RawRoute, RawUpstream};
+use super::decode::{suggest, At, Context, Place};
+use super::raw::{
+    host_port, provable, upstream_url, Balance, Raw, RawAction, RawRoute, RawTarget, RawUpstream, Whereabouts,
+};
 use crate::gateway::Bind;
 use crate::router::{shadowed, Match, PathMatch};
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 /// How many names are compared with unknown ones, all suggestions together: thousands of each would take minutes.
 const COMPARISONS: usize = 100_000;
@@ -88,13 +91,57 @@ fn upstream(upstream: &RawUpstream, cx: &Context<'_>) {
     if !usable {
         cx.fail(&name.place, "an upstream's name has visible characters without spaces, quotes or slashes");
     }
+    let proves_its_own = upstream.tls.as_ref().is_some_and(|tls| tls.verify && tls.sni.is_none());
     let mut seen = HashMap::new();
     for At { place, value } in &upstream.targets {
-        if let Some(first) = seen.insert((&value.host, value.port), place.pos.line) {
-            let target = place.show(format_args!("{}:{}", value.host, value.port));
+        if proves_its_own {
+            unnamed(value, place, cx);
+        }
+        if matches!(value.at, Whereabouts::Socket(_)) {
+            socket(upstream, place, cx);
+        }
+        if let Some(first) = seen.insert(&value.at, place.pos.line) {
+            let target = place.show(&value.at);
             let advice = "use `weight` to give it a larger share";
             cx.fail(place, format!("the target {target} stands twice, first on line {first}; {advice}"));
         }
+    }
+}
+
+/// What a Unix socket cannot be.
+fn socket(upstream: &RawUpstream, place: &Place, cx: &Context<'_>) {
+    if matches!(upstream.balance, Some(Balance::ConsistentHash(_))) {
+        cx.fail(place, "`balance: {consistent_hash: …}` goes by addresses, and a socket has none");
+    }
+    if upstream.health_check.as_ref().is_some_and(|check| check.port.is_some()) {
+        cx.fail(place, "`health_check.port` cannot be asked of a socket");
+    }
+}
+
+/// TLS verifies a name; and never nothing unless the file says so.
+fn unnamed(target: &RawTarget, place: &Place, cx: &Context<'_>) {
+    let host = match &target.at {
+        Whereabouts::Host(host, _) => host,
+        Whereabouts::Socket(_) => {
+            let advice = "write the one that its certificate has, `tls: {sni: orders.internal}`, or `verify: false` to believe anybody";
+            return cx.fail(place, format!("a socket has no name, and TLS verifies one: {advice}"));
+        }
+    };
+    if host.parse::<IpAddr>().is_ok() {
+        let target = place.show(host);
+        cx.fail(
+            place,
+            format!(
+                "{target} is an address, and TLS verifies a name: write the one that its certificate has, \
+                 `tls: {{sni: orders.internal}}` ({target} itself if that is it), or `verify: false` to believe anybody"
+            ),
+        );
+    } else if let Err(e) = provable(host) {
+        let why = match &place.written {
+            None => e,
+            Some(written) => format!("what {written:?} stands for is no name that a certificate can have"),
+        };
+        cx.fail(place, format!("{why}: write what its certificate has as `tls: {{sni: …}}`"));
     }
 }
 
@@ -105,7 +152,10 @@ fn references(route: &RawRoute, names: &HashSet<&str>, patience: &mut usize, cx:
             match (upstream_url(value), &place.written) {
                 (Err(e), None) => cx.fail(place, e),
                 (Err(_), Some(written)) => {
-                    cx.fail(place, format!("what {written:?} stands for is not http://host:port"));
+                    cx.fail(
+                        place,
+                        format!("what {written:?} stands for is not http://host:port or https://host:port"),
+                    );
                 }
                 (Ok(_), _) => {}
             }

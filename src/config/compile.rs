@@ -4,7 +4,7 @@ use super::check::matching;
 use super::decode::At;
 use super::raw::{
     upstream_url, Balance, Raw, RawAction, RawHealthCheck, RawLimits, RawListener, RawPolicies, RawRewrite,
-    RawRoute, RawTls, RawUpstream,
+    RawRoute, RawTls, RawUpstream, RawUpstreamTls, UpstreamUrl, Whereabouts,
 };
 use crate::base::client::TrustedProxies;
 use crate::gateway::{
@@ -20,14 +20,16 @@ use crate::router::{Match, PathMatch, Router};
 use crate::tls::ticket::TicketKeys;
 use crate::tls::{terminator as tls, Terminator};
 use crate::upstream::balance::Method;
+use crate::upstream::dial::TlsSpec;
 use crate::upstream::discover::Resolver;
 use crate::upstream::health::{HealthSpec, HttpSpec};
-use crate::upstream::peer::Timeouts;
+use crate::upstream::peer::{Address, Timeouts};
 use crate::upstream::{Spec, Upstream};
 use crate::wire::head::HeadLimits;
 use http::HeaderValue;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::SocketAddr as UnixAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,39 +171,47 @@ impl Upstreams<'_> {
         if let Some(found) = self.by_name.get(reference) {
             return Some(Arc::clone(found));
         }
-        let (host, port) = upstream_url(reference).ok()?;
+        let UpstreamUrl { secure, host, port } = upstream_url(reference).ok()?;
+        let scheme = if secure { "https" } else { "http" };
         let name = if host.contains(':') {
-            format!("http://[{host}]:{port}")
+            format!("{scheme}://[{host}]:{port}")
         } else {
-            format!("http://{host}:{port}")
+            format!("{scheme}://{host}:{port}")
         };
         if let Some(found) = self.by_name.get(&name) {
             return Some(Arc::clone(found));
         }
-        let (fixed, named) = sort_targets(std::iter::once((host, port, 1)));
+        let tls =
+            secure.then(|| tls(&RawUpstreamTls { sni: Some(host.clone()), ..RawUpstreamTls::default() }));
+        let (fixed, named) = sort_targets(std::iter::once((Whereabouts::Host(host, port), 1)));
         let (method, timeouts) = (Method::RoundRobin, Timeouts::default());
-        Some(self.add(Spec { name, fixed, named, method, health: None, timeouts, pool: DEFAULT_POOL }))
+        Some(self.add(Spec { name, fixed, named, method, tls, health: None, timeouts, pool: DEFAULT_POOL }))
     }
 }
 
-type Fixed = Vec<(SocketAddr, usize)>;
+type Fixed = Vec<(Address, usize)>;
 type Named = Vec<(String, u16, usize)>;
 
 /// Those with an address and those with a name.
-fn sort_targets(targets: impl Iterator<Item = (String, u16, usize)>) -> (Fixed, Named) {
+fn sort_targets(targets: impl Iterator<Item = (Whereabouts, usize)>) -> (Fixed, Named) {
     let (mut fixed, mut named) = (Vec::new(), Vec::new());
-    for (host, port, weight) in targets {
-        match host.parse::<IpAddr>() {
-            Ok(ip) => fixed.push((SocketAddr::new(ip, port), weight)),
-            Err(_) => named.push((host, port, weight)),
+    for (at, weight) in targets {
+        match at {
+            Whereabouts::Host(host, port) => match host.parse::<IpAddr>() {
+                Ok(ip) => fixed.push((Address::Inet(SocketAddr::new(ip, port)), weight)),
+                Err(_) => named.push((host, port, weight)),
+            },
+            // A path that is none was refused when it was read.
+            Whereabouts::Socket(path) => {
+                fixed.extend(UnixAddr::from_pathname(path).map(|at| (Address::Unix(at), weight)));
+            }
         }
     }
     (fixed, named)
 }
 
 fn spec(raw: &RawUpstream) -> Spec {
-    let (fixed, named) =
-        sort_targets(raw.targets.iter().map(|t| (t.value.host.clone(), t.value.port, t.value.weight)));
+    let (fixed, named) = sort_targets(raw.targets.iter().map(|t| (t.value.at.clone(), t.value.weight)));
     let method = match raw.balance.clone().unwrap_or(Balance::RoundRobin) {
         Balance::RoundRobin => Method::RoundRobin,
         Balance::Random => Method::Random,
@@ -217,7 +227,17 @@ fn spec(raw: &RawUpstream) -> Spec {
     };
     let name = raw.name.value.clone();
     let health = raw.health_check.as_ref().map(|check| health(check, &name));
-    Spec { name, fixed, named, method, health, timeouts, pool: raw.pool.map_or(DEFAULT_POOL, |p| p as usize) }
+    let (tls, pool) = (raw.tls.as_ref().map(tls), raw.pool.map_or(DEFAULT_POOL, |p| p as usize));
+    Spec { name, fixed, named, method, tls, health, timeouts, pool }
+}
+
+fn tls(raw: &RawUpstreamTls) -> TlsSpec {
+    TlsSpec {
+        name: raw.sni.clone(),
+        authorities: raw.ca.clone(),
+        verify: raw.verify,
+        client: raw.client.clone(),
+    }
 }
 
 fn health(raw: &RawHealthCheck, upstream: &str) -> HealthSpec {

@@ -37,6 +37,11 @@ impl<'a> Context<'a> {
         Context { file: file.into(), secrets, errors: RefCell::default(), more: Cell::new(0) }
     }
 
+    /// Where the configuration file is: files that it names are looked for from here.
+    fn folder(&self) -> &Path {
+        Path::new(&*self.file).parent().unwrap_or(Path::new(""))
+    }
+
     /// Notes an error at a place.
     pub fn fail(&self, place: &Place, message: impl fmt::Display) {
         let mut errors = self.errors.borrow_mut();
@@ -233,16 +238,17 @@ impl<'c, 'a> Item<'c, 'a> {
         }
     }
 
-    /// The file that is named, and its text; a relative path begins at the folder of the configuration file.
+    /// A file that is named here, relative to the folder of the configuration file: its path and its text.
     pub fn file(&self, what: &str) -> Option<At<(PathBuf, String)>> {
-        let At { place, value } = self.text(what)?;
-        let path = Path::new(&*self.cx.file).parent().unwrap_or(Path::new("")).join(&value);
+        let named = |text: &str| match text {
+            "" => Err(format!("expected {what}, found nothing")),
+            path => Ok(self.cx.folder().join(path)),
+        };
+        let At { place, value: path } = self.parse(what, named)?;
         match self.cx.secrets.file(&path.to_string_lossy()) {
             Ok(text) => Some(At { place, value: (path, text) }),
             Err(e) => {
-                let shown =
-                    place.written.as_deref().map_or_else(|| path.display().to_string(), str::to_owned);
-                self.fail(format!("{shown}: {e}"));
+                self.fail(format!("{} cannot be read: {e}", place.show(path.display())));
                 None
             }
         }

@@ -10,10 +10,13 @@ use crate::policy::respond::Respond;
 use crate::router::{HostPattern, PathMatch, ValueMatch};
 use crate::tls::clients::Clients;
 use crate::tls::pair::Pair;
+use crate::tls::pem::Credentials;
 use crate::upstream::balance::HashOn;
 use crate::wire::facts::Terms;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
+use rustls::pki_types::{CertificateDer, ServerName};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -105,6 +108,7 @@ pub struct RawUpstream {
     pub name: At<String>,
     pub targets: Vec<At<RawTarget>>,
     pub balance: Option<Balance>,
+    pub tls: Option<RawUpstreamTls>,
     pub health_check: Option<RawHealthCheck>,
     pub timeouts: RawTimeouts,
     pub pool: Option<u64>,
@@ -114,19 +118,59 @@ impl RawUpstream {
     /// One of which only the name could be read.
     pub fn empty(name: At<String>) -> Self {
         let timeouts = RawTimeouts::default();
-        RawUpstream { name, targets: Vec::new(), balance: None, health_check: None, timeouts, pool: None }
+        RawUpstream {
+            name,
+            targets: Vec::new(),
+            balance: None,
+            tls: None,
+            health_check: None,
+            timeouts,
+            pool: None,
+        }
+    }
+}
+
+/// `tls` of an upstream, its files read.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // the keys of the file, one each
+pub struct RawUpstreamTls {
+    pub sni: Option<String>,
+    pub ca: Option<Vec<CertificateDer<'static>>>,
+    pub verify: bool,
+    pub client: Option<Credentials>,
+}
+
+impl Default for RawUpstreamTls {
+    fn default() -> Self {
+        RawUpstreamTls { sni: None, ca: None, verify: true, client: None }
     }
 }
 
 /// One of `targets`.
 #[derive(Debug, Clone)]
 pub struct RawTarget {
-    /// A name or an address.
-    pub host: String,
-    /// The port.
-    pub port: u16,
+    /// Where it listens.
+    pub at: Whereabouts,
     /// Its share, 1 when absent.
     pub weight: usize,
+}
+
+/// `address` of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Whereabouts {
+    /// A name or an address, and a port.
+    Host(String, u16),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Whereabouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Whereabouts::Host(host, port) => write!(f, "{host}:{port}"),
+            Whereabouts::Socket(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// `balance`.
@@ -262,29 +306,86 @@ pub fn host_port(text: &str) -> Result<(String, u16), String> {
     Ok((host.to_ascii_lowercase(), port))
 }
 
-/// `http://host[:port]` of an inline upstream.
+/// `host:port` or `unix:/path`.
 ///
 /// # Errors
 /// What to write instead.
-pub fn upstream_url(url: &str) -> Result<(String, u16), String> {
-    if url.starts_with("https://") {
-        return Err("TLS to upstreams is not built yet; use http:// on a network you trust".to_owned());
+pub fn whereabouts(text: &str) -> Result<Whereabouts, String> {
+    match text.strip_prefix("unix:") {
+        None => host_port(text).map(|(host, port)| Whereabouts::Host(host, port)),
+        Some(path) => socket_path(path).map(Whereabouts::Socket).map_err(|e| format!("{e} behind unix:")),
     }
-    let rest =
-        url.strip_prefix("http://").ok_or_else(|| format!("expected http://host:port, found {url:?}"))?;
+}
+
+/// The path of a Unix socket.
+///
+/// # Errors
+/// What to write instead.
+pub fn socket_path(text: &str) -> Result<PathBuf, String> {
+    // sun_path has 108 bytes, the last a NUL
+    if !text.starts_with('/') || text.len() > 107 || text.contains('\0') {
+        return Err(format!("expected a path that begins with / and has at most 107 bytes, found {text:?}"));
+    }
+    Ok(text.into())
+}
+
+/// A URL in the place of an upstream's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    /// `https`.
+    pub secure: bool,
+    /// A name or an address; what the target has to prove to be when it is secure.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// `http://host[:port]` or `https://host[:port]` of an inline upstream.
+///
+/// # Errors
+/// What to write instead.
+pub fn upstream_url(url: &str) -> Result<UpstreamUrl, String> {
+    const FORM: &str = "http://host:port or https://host:port";
+    let (secure, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+        (Some(rest), _) => (false, rest),
+        (None, Some(rest)) => (true, rest),
+        (None, None) => return Err(format!("expected {FORM}, found {url:?}")),
+    };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains(['/', '?', '#', '@']) {
-        return Err(format!(
-            "{url:?} may only be http://host:port; a path goes into `rewrite: {{prefix: …}}`"
-        ));
+        return Err(format!("{url:?} may only be {FORM}; a path goes into `rewrite: {{prefix: …}}`"));
     }
     let has_port =
         rest.rsplit_once(':').is_some_and(|(h, p)| !h.contains(':') || h.ends_with(']') && !p.is_empty());
-    if has_port {
-        host_port(rest)
-    } else {
-        host_port(&format!("{rest}:80"))
+    let (host, port) = match (has_port, secure) {
+        (true, _) => host_port(rest)?,
+        (false, true) => host_port(&format!("{rest}:443"))?,
+        (false, false) => host_port(&format!("{rest}:80"))?,
+    };
+    if secure {
+        provable(&host)?;
     }
+    Ok(UpstreamUrl { secure, host, port })
+}
+
+/// A name that a certificate can have, or an address.
+///
+/// # Errors
+/// What to write instead.
+pub fn provable(name: &str) -> Result<String, String> {
+    const FORM: &str = "expected a name as certificates have it, such as orders.internal, or an address";
+    if ServerName::try_from(name).is_err() {
+        return Err(format!("{FORM}, found {name:?}"));
+    }
+    // Pingora's doing, and nobody is told of it.
+    let changed = name.split_once('.').filter(|(first, rest)| first.contains('_') && rest.contains('.'));
+    if let Some((first, rest)) = changed {
+        let other = first.replace('_', "-");
+        return Err(format!(
+            "in the place of {name:?} the name {other}.{rest} would be asked for and verified"
+        ));
+    }
+    Ok(name.to_ascii_lowercase())
 }
 
 /// A duration that is not zero.
@@ -322,10 +423,14 @@ mod tests {
         ] {
             assert!(host_port(bad).is_err(), "{bad}");
         }
-        assert_eq!(upstream_url("http://a"), Ok(("a".into(), 80)));
-        assert_eq!(upstream_url("http://[::1]:81/"), Ok(("::1".into(), 81)));
-        assert_eq!(upstream_url("http://[::1]"), Ok(("::1".into(), 80)));
-        for bad in ["http://a/b", "https://a", "ftp://a", "http://u@a", "http://"] {
+        let url = |secure, host: &str, port| Ok(UpstreamUrl { secure, host: host.into(), port });
+        assert_eq!(upstream_url("http://a"), url(false, "a", 80));
+        assert_eq!(upstream_url("http://[::1]:81/"), url(false, "::1", 81));
+        assert_eq!(upstream_url("http://[::1]"), url(false, "::1", 80));
+        assert_eq!(upstream_url("https://a.b"), url(true, "a.b", 443));
+        assert_eq!(upstream_url("https://[::1]:8443"), url(true, "::1", 8443));
+        for bad in ["http://a/b", "https://a/b", "https://-", "ftp://a", "http://u@a", "http://", "https://"]
+        {
             assert!(upstream_url(bad).is_err(), "{bad}");
         }
     }

@@ -3,10 +3,11 @@
 mod listener;
 mod observe;
 mod route;
+mod tls;
 mod upstream;
 
 use super::decode::Item;
-use super::raw::{positive_duration, Raw, RawLimits, RawUpgrade};
+use super::raw::{positive_duration, socket_path, Raw, RawLimits, RawUpgrade};
 use crate::base::units;
 use crate::gateway::Bind;
 use crate::policy::rewrite;
@@ -105,14 +106,6 @@ fn control(item: &Item<'_, '_>) -> Option<PathBuf> {
     let socket = fields.need("socket").and_then(|i| i.parse("a path", socket_path));
     fields.close();
     socket.map(|s| s.value)
-}
-
-fn socket_path(text: &str) -> Result<PathBuf, String> {
-    // sun_path has 108 bytes, the last a NUL
-    if !text.starts_with('/') || text.len() > 107 {
-        return Err(format!("expected a path that begins with / and has at most 107 bytes, found {text:?}"));
-    }
-    Ok(text.into())
 }
 
 /// `ip:port`, `[v6]:port`, `unix:/path`.

@@ -11,6 +11,7 @@ use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, Tr
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::SpanData;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -28,11 +29,30 @@ pub struct Recording {
 #[derive(Debug)]
 struct Attempt {
     span: u64,
-    target: SocketAddr,
+    target: Server,
+    secure: bool,
     started: SystemTime,
     ended: Option<SystemTime>,
     status: Option<u16>,
     error: Option<String>,
+}
+
+/// Where an attempt goes.
+#[derive(Debug)]
+pub enum Server {
+    /// An address.
+    Tcp(SocketAddr),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+impl Server {
+    fn address(&self) -> String {
+        match self {
+            Server::Tcp(address) => address.ip().to_string(),
+            Server::Unix(path) => path.display().to_string(),
+        }
+    }
 }
 
 impl Recording {
@@ -41,11 +61,12 @@ impl Recording {
         Recording { span: new_span(), state, started: SystemTime::now(), attempts: Vec::new() }
     }
 
-    /// Another attempt begins, at this target.
-    pub fn begin_attempt(&mut self, target: SocketAddr) {
+    /// Another attempt begins, at this target, over TLS or not.
+    pub fn begin_attempt(&mut self, target: Server, secure: bool) {
         self.attempts.push(Attempt {
             span: new_span(),
             target,
+            secure,
             started: SystemTime::now(),
             ended: None,
             status: None,
@@ -158,11 +179,16 @@ impl Spans<'_> {
         let method = method(self.exchange.method);
         let mut attributes = vec![
             KeyValue::new("http.request.method", method.clone()),
-            KeyValue::new("server.address", attempt.target.ip().to_string()),
-            KeyValue::new("server.port", i64::from(attempt.target.port())),
-            KeyValue::new("network.peer.address", attempt.target.ip().to_string()),
-            KeyValue::new("network.peer.port", i64::from(attempt.target.port())),
+            KeyValue::new("server.address", attempt.target.address()),
+            KeyValue::new("network.peer.address", attempt.target.address()),
         ];
+        match attempt.target {
+            Server::Tcp(address) => {
+                attributes.push(KeyValue::new("server.port", i64::from(address.port())));
+                attributes.push(KeyValue::new("network.peer.port", i64::from(address.port())));
+            }
+            Server::Unix(_) => attributes.push(KeyValue::new("network.transport", "unix")),
+        }
         attributes.push(KeyValue::new("url.full", self.url_of(attempt)));
         if number > 0 {
             attributes.push(KeyValue::new("http.request.resend_count", number as i64));
@@ -192,7 +218,12 @@ impl Spans<'_> {
 
     /// What was asked of the target: as it came in, for what a rewrite makes of it is not kept.
     fn url_of(&self, attempt: &Attempt) -> String {
-        let mut url = format!("http://{}", attempt.target).into_bytes();
+        let scheme = if attempt.secure { "https" } else { "http" };
+        let mut url = match &attempt.target {
+            Server::Tcp(address) => format!("{scheme}://{address}"),
+            Server::Unix(_) => format!("{scheme}://localhost"), // no URL has a socket
+        }
+        .into_bytes();
         url.extend_from_slice(&self.secrets.path(self.exchange.path));
         if !self.exchange.query.is_empty() {
             url.push(b'?');

@@ -30,7 +30,7 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     ctx.reused = false;
     ctx.body_received = 0;
     if let Some(recording) = &mut ctx.recording {
-        recording.begin_attempt(target.address);
+        recording.begin_attempt(target.server(), !target.name().is_empty());
     }
     let may_become_tunnel = session.is_upgrade_req();
     let mut peer = if may_become_tunnel { target.tunnel_peer() } else { target.peer() };
@@ -125,7 +125,7 @@ fn retried(ctx: &Ctx, reason: RetryReason) {
 /// Another target, if attempts and targets are left.
 fn choose_other(ctx: &mut Ctx, reason: RetryReason) -> bool {
     if let Some(target) = &ctx.target {
-        ctx.tried.push(target.address);
+        ctx.tried.push(target.address.clone());
     }
     if ctx.attempts > ctx.rules().retry.attempts {
         return false;

@@ -7,7 +7,7 @@ use crate::gateway::{Action, Gateway, Route, Rules};
 use crate::observe::spans::Recording;
 use crate::observe::trace::Context;
 use crate::router::RouteId;
-use crate::upstream::peer::{Busy, Target};
+use crate::upstream::peer::{Address, Busy, Target};
 use crate::upstream::Upstream;
 use crate::wire::client::Client;
 use crate::wire::conn::Conn;
@@ -16,7 +16,7 @@ use crate::wire::trail::Trail;
 use http::HeaderValue;
 use pingora::protocols::http::ServerSession;
 use pingora_proxy::Session;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub struct Ctx {
     /// The target of the present or last attempt.
     pub target: Option<Busy>,
     /// Targets that failed.
-    pub tried: Vec<SocketAddr>,
+    pub tried: Vec<Address>,
     /// Attempts begun.
     pub attempts: usize,
     /// Body bytes seen in this attempt.
@@ -122,7 +122,7 @@ impl Ctx {
     }
 
     /// The next target of this upstream that was not tried.
-    pub fn select(&self, tried: &[SocketAddr]) -> Option<Arc<Target>> {
+    pub fn select(&self, tried: &[Address]) -> Option<Arc<Target>> {
         self.upstream.as_ref()?.select(&self.hash_key, tried)
     }
 

@@ -3,6 +3,7 @@
 use super::ctx::{client, conn, Ctx};
 use crate::base::units::show_size;
 use crate::error::Reject;
+use crate::upstream::dial::tls_trouble;
 use crate::wire::conn::Fault;
 use http::header::{self, HeaderValue};
 use log::{info, warn};
@@ -43,6 +44,7 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::Exhausted => (503, "out_of_descriptors"),
         Reject::TunnelEnded => (499, "tunnel_ended"),
         Reject::Connect => (502, "connect"),
+        Reject::UpstreamTls => (502, "upstream_tls"),
         Reject::UpstreamBroke => (502, "upstream_broke"),
         Reject::UpstreamTimeout => (504, "upstream_timeout"),
         Reject::ExchangeTimeout => (504, "exchange_timeout"),
@@ -88,6 +90,7 @@ fn problem(reject: &Reject) -> Problem {
         Reject::Exhausted => ("Gateway busy", "The gateway has no connection to spare.".into()),
         Reject::TunnelEnded => ("Tunnel ended", "".into()),
         Reject::Connect => ("Bad gateway", "No connection could be made to the service.".into()),
+        Reject::UpstreamTls => ("Bad gateway", "No secure connection could be made to the service.".into()),
         Reject::UpstreamBroke => ("Bad gateway", "The service broke off or did not answer in HTTP.".into()),
         Reject::UpstreamTimeout => ("Gateway timeout", "The service did not answer in time.".into()),
         Reject::ExchangeTimeout => ("Gateway timeout", "The whole exchange took longer than it may.".into()),
@@ -261,8 +264,10 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
             | T::ConnectError
             | T::ConnectProxyFailure
             | T::BindError
-            | T::SocketError,
+            | T::SocketError
+            | T::InternalError, // that is what it calls a Unix socket that it may not open
         ) => Reject::Connect,
+        (ErrorSource::Upstream, _) if tls_trouble(e).is_some() => Reject::UpstreamTls,
         (ErrorSource::Upstream, _) => Reject::UpstreamBroke,
         (ErrorSource::Downstream, T::ReadError | T::WriteError | T::ConnectionClosed | T::WriteTimedout) => {
             Reject::ClientGone
@@ -290,9 +295,13 @@ fn out_of_descriptors(e: &Error) -> bool {
     false
 }
 
-/// The kinds of an error and its causes, without Pingora's contexts: those quote what an upstream sent.
+/// The kinds of an error and its causes, and what TLS says, without Pingora's contexts: those quote what an upstream sent.
 pub(super) fn brief(e: &Error) -> String {
     let mut text = format!("{} {}", e.source_str(), e.etype().as_str());
+    if let Some(trouble) = tls_trouble(e) {
+        let _ = write!(text, ": {trouble}");
+        return text;
+    }
     match e.cause.as_deref().map(|cause| (cause.downcast_ref::<Box<Error>>(), cause)) {
         Some((Some(inner), _)) => {
             let _ = write!(text, ": {}", brief(inner));
@@ -349,13 +358,8 @@ pub(super) fn log(session: &Session, e: Option<&Error>, ctx: &Ctx) {
         let _ = write!(line, ", route {}", route.stats.name.plain);
     }
     if let (Some(upstream), Some(target)) = (&ctx.upstream, &ctx.target) {
-        let _ = write!(
-            line,
-            ", upstream {}, target {}, attempts {}",
-            upstream.name(),
-            target.address,
-            ctx.attempts
-        );
+        let _ =
+            write!(line, ", upstream {}, target {}, attempts {}", upstream.name(), target.text, ctx.attempts);
     }
     if let Some(e) = e {
         let _ = write!(line, ": {}", brief(e));
@@ -383,7 +387,13 @@ mod tests {
 
     #[test]
     fn no_body_names_a_target() {
-        for reject in [Reject::Connect, Reject::UpstreamBroke, Reject::UpstreamTimeout, Reject::NoTarget] {
+        for reject in [
+            Reject::Connect,
+            Reject::UpstreamTls,
+            Reject::UpstreamBroke,
+            Reject::UpstreamTimeout,
+            Reject::NoTarget,
+        ] {
             assert!(!problem(&reject).json("x").contains("127."), "{reject:?}");
         }
     }

@@ -110,6 +110,7 @@ pub fn run(start: Start) -> bool {
     if let Some(predecessor) = &predecessor {
         gateway.ticket_keys.adopt(predecessor.terms.tickets.clone());
     }
+    gateway.upstreams.iter().for_each(|upstream| upstream.caution());
     let mut server = Server::new_with_opt_and_conf(None, engine(&settings));
     let gateway = Arc::new(ArcSwap::from_pointee(gateway));
     let shared = Arc::new(Shared {
@@ -188,6 +189,7 @@ fn engine(settings: &Settings) -> ServerConf {
         // was just woken last: with 5,000 busy connections everything has left the caches by then, and costs half more.
         work_stealing: true,
         upstream_keepalive_pool_size: settings.pool,
+        ca_file: tls::system_authorities().is_err().then(|| tls::NO_AUTHORITIES.to_owned()),
         // Our own `Retry` decides; this only bounds it.
         max_retries: crate::config::MAX_ATTEMPTS + 2,
         // `Life` has waited for the requests already when it reports.

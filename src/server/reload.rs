@@ -239,6 +239,9 @@ impl Reloads {
         let removed = not_in(&old.upstreams, &gateway.upstreams).len();
         let (generation, upstreams) = (gateway.generation, gateway.upstreams.len());
         let gateway = Arc::new(gateway);
+        let cautious = Arc::clone(&gateway);
+        let caution = move || cautious.upstreams.iter().for_each(|upstream| upstream.caution());
+        let _ = tokio::task::spawn_blocking(caution).await; // it may read files; words are all that is lost
         self.shared.gateway.store(Arc::clone(&gateway));
         self.door.commit(moved, &self.listeners);
         upkeep.follow(&gateway);

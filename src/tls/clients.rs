@@ -1,7 +1,7 @@
 //! Mutual TLS: whose certificates a client may show, where it must, and what is known of it then.
 
 use super::names::Names;
-use super::pair::certificates;
+use super::pem;
 use super::source::{sha256, Flaw, Source};
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
@@ -40,13 +40,13 @@ impl Clients {
     /// Which file is wrong, and how.
     pub fn parse(hosts: Vec<Box<str>>, required: bool, ca: &Source, crls: &[Source]) -> Result<Self, Flaw> {
         let mut roots = RootCertStore::empty();
-        for root in certificates(ca)? {
-            roots.add(root).map_err(|e| ca.flaw(format!("an authority that cannot be used: {e}")))?;
+        for root in pem::authorities(ca.text()).map_err(|e| ca.flaw(e))? {
+            roots.add(root).map_err(|e| ca.flaw(e))?;
         }
         let mut lists = Vec::new();
         for crl in crls {
             let before = lists.len();
-            for list in CertificateRevocationListDer::pem_slice_iter(crl.bytes()) {
+            for list in CertificateRevocationListDer::pem_slice_iter(crl.text().as_bytes()) {
                 lists.push(list.map_err(|e| crl.flaw(format!("not PEM: {e}")))?);
             }
             if lists.len() == before {

@@ -36,8 +36,8 @@ impl Source {
     }
 
     /// The text.
-    pub(super) fn bytes(&self) -> &[u8] {
-        self.text.as_bytes()
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     /// Says that something is wrong with it.

@@ -2,6 +2,7 @@
 
 use super::discover::Known;
 use super::health::Checks;
+use super::peer::Address;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::HeaderName;
@@ -10,7 +11,6 @@ use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::selection::{BackendIter, BackendSelection, Consistent, Random, RoundRobin};
 use pingora_load_balancing::{Backend, Backends};
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// How a target is chosen.
@@ -84,7 +84,7 @@ impl Balancer {
         &self,
         key: &[u8],
         count: usize,
-        accept: impl Fn(&SocketAddr) -> Option<T>,
+        accept: impl Fn(&Address) -> Option<T>,
     ) -> Option<T> {
         match &self.selection {
             // Fallbacks go round uniformly: one round and a bit for concurrent requests that advance it too.
@@ -126,7 +126,7 @@ fn pick<S, T>(
     selection: &ArcSwap<S>,
     key: &[u8],
     steps: usize,
-    accept: impl Fn(&SocketAddr) -> Option<T>,
+    accept: impl Fn(&Address) -> Option<T>,
 ) -> Option<T>
 where
     S: BackendSelection,
@@ -135,7 +135,7 @@ where
     let mut candidates = selection.load().iter(key);
     for _ in 0..steps {
         // Health is our own (`Target`), so that a new target waits for its first check; Pingora's flag follows it.
-        let found = candidates.next()?.addr.as_inet().and_then(&accept);
+        let found = accept(&candidates.next()?.addr);
         if found.is_some() {
             return found;
         }

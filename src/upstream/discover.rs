@@ -2,6 +2,7 @@
 //!
 //! The last good answer is kept: neither a broken name server nor an empty answer takes targets away.
 
+use super::peer::Address;
 use super::RESOLVE_TIMEOUT;
 use arc_swap::ArcSwap;
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
@@ -157,7 +158,12 @@ impl Name {
         state.trouble.as_ref().map(|e| format!("{}: {e}", self.host))
     }
 
-    pub(super) fn addresses(&self) -> Vec<(SocketAddr, usize)> {
+    /// As the configuration has it.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn addresses(&self) -> Vec<(Address, usize)> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.addresses.iter().map(|ip| (super::socket(*ip, self.port), self.weight)).collect()
     }

@@ -1,18 +1,25 @@
-//! Active health checks: an HTTP request or a TCP connection, run by Pingora's checkers in parallel.
+//! Active health checks: an HTTP request or a connection, with TLS its handshake too; run by Pingora in parallel.
 
+use super::dial::tls_trouble;
+use super::peer::Target;
 use super::Targets;
+use crate::tls;
 use async_trait::async_trait;
 use log::{info, warn};
+use pingora::connectors::http::Connector;
+use pingora::connectors::ConnectorOptions;
+use pingora::http::RequestHeader;
+use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
-use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
+use pingora_load_balancing::health_check::HealthCheck;
 use pingora_load_balancing::Backend;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// `health_check` of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSpec {
-    /// What to GET; `None`: a TCP connection is enough.
+    /// What to GET; `None`: a connection is enough.
     pub http: Option<HttpSpec>,
     /// Another port than the target's.
     pub port: Option<u16>,
@@ -38,60 +45,89 @@ pub struct HttpSpec {
 }
 
 /// The check of one upstream. Unlike Pingora's it bounds the whole check in time, lets the first result decide,
-/// and remembers why a target is sick.
+/// remembers why a target is sick, and with TLS asks each target for its own name.
 pub(super) struct Checks {
     upstream: Arc<str>,
     spec: HealthSpec,
-    probe: Box<dyn HealthCheck + Send + Sync>,
+    request: Option<RequestHeader>,
+    /// Whether the system is asked for whom to trust.
+    asks_the_system: bool,
+    /// Made with the first check: a configuration that is only looked at has no use for the system's authorities.
+    connector: OnceLock<Connector>,
     targets: Targets,
 }
 
 impl Checks {
-    pub(super) fn new(upstream: Arc<str>, spec: &HealthSpec, targets: Targets) -> Self {
-        let probe: Box<dyn HealthCheck + Send + Sync> = match &spec.http {
-            Some(http) => Box::new(http_probe(http, spec)),
-            None => {
-                let mut tcp = TcpHealthCheck::new();
-                tcp.peer_template.options.connection_timeout = Some(spec.timeout);
-                tcp
-            }
-        };
-        Checks { upstream, spec: spec.clone(), probe, targets }
+    /// `asks_the_system`: for whom to trust.
+    pub(super) fn new(
+        upstream: Arc<str>,
+        spec: &HealthSpec,
+        asks_the_system: bool,
+        targets: Targets,
+    ) -> Self {
+        let request = spec.http.as_ref().map(request);
+        let (spec, connector) = (spec.clone(), OnceLock::new());
+        Checks { upstream, spec, request, asks_the_system, connector, targets }
     }
 
-    async fn probe(&self, backend: &Backend) -> Result<(), String> {
-        let mut backend = backend.clone();
+    fn connector(&self) -> &Connector {
+        self.connector.get_or_init(|| {
+            tls::install_provider();
+            let mut options = ConnectorOptions::new(1); // it keeps none
+            if !self.asks_the_system || tls::system_authorities().is_err() {
+                options.ca_file = Some(tls::NO_AUTHORITIES.to_owned());
+            }
+            Connector::new(Some(options))
+        })
+    }
+
+    async fn probe(&self, target: &Target) -> Result<(), String> {
+        let mut peer = *target.peer();
         if let Some(port) = self.spec.port {
-            backend.addr.set_port(port);
+            peer._address.set_port(port);
         }
-        match tokio::time::timeout(self.spec.timeout, self.probe.check(&backend)).await {
+        peer.options.connection_timeout = Some(self.spec.timeout);
+        peer.options.total_connection_timeout = Some(self.spec.timeout);
+        match tokio::time::timeout(self.spec.timeout, self.ask(&peer)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(e)) => Err(brief(&e)),
             Err(_) => Err(format!("no answer within {:?}", self.spec.timeout)),
         }
     }
+
+    /// Connects, and asks what there is to ask. The connection is new: to have one is part of the check.
+    async fn ask(&self, peer: &HttpPeer) -> pingora::Result<()> {
+        let (mut session, _) = self.connector().get_http_session(peer).await?;
+        if let (Some(request), Some(http)) = (&self.request, &self.spec.http) {
+            session.set_write_timeout(Some(self.spec.timeout));
+            session.set_read_timeout(Some(self.spec.timeout));
+            session.write_request_header(Box::new(request.clone())).await?;
+            session.finish_request_body().await?;
+            session.read_response_header().await?;
+            let status = session.response_header().map_or(0, |response| response.status.as_u16());
+            if !http.expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
+                let kind = ErrorType::CustomCode("status", status);
+                return Error::e_explain(kind, format!("it answered {status}"));
+            }
+            while session.read_response_body().await?.is_some() {}
+        }
+        session.shutdown().await; // TLS says that this was all
+        Ok(())
+    }
 }
 
-fn http_probe(http: &HttpSpec, spec: &HealthSpec) -> HttpHealthCheck {
-    let mut probe = HttpHealthCheck::new(&http.host, false);
-    probe.peer_template.options.connection_timeout = Some(spec.timeout);
-    probe.peer_template.options.read_timeout = Some(spec.timeout);
-    probe.peer_template.options.write_timeout = Some(spec.timeout);
-    probe.req.set_raw_path(http.path.as_bytes()).expect("the path is normal");
-    probe.req.insert_header("User-Agent", "portcullis health check").expect("a constant field is valid");
-    let expect = http.expect.clone();
-    probe.validator = Some(Box::new(move |response| {
-        let status = response.status.as_u16();
-        if expect.iter().any(|(low, high)| (*low..=*high).contains(&status)) {
-            return Ok(());
-        }
-        Error::e_explain(ErrorType::CustomCode("status", status), format!("it answered {status}"))
-    }));
-    probe
+fn request(http: &HttpSpec) -> RequestHeader {
+    let mut request = RequestHeader::build("GET", http.path.as_bytes(), Some(2)).expect("the path is normal");
+    request.insert_header("Host", &http.host).expect("the host is a field value");
+    request.insert_header("User-Agent", "portcullis health check").expect("a constant field is valid");
+    request
 }
 
 /// The reason without Pingora's trail of types and contexts.
 fn brief(e: &Error) -> String {
+    if let Some(trouble) = tls_trouble(e) {
+        return format!("TLS: {trouble}");
+    }
     match (e.etype(), &e.context) {
         (ErrorType::CustomCode(..), Some(context)) => context.as_str().to_owned(),
         (ErrorType::ConnectRefused, _) => "connection refused".to_owned(),
@@ -106,16 +142,16 @@ fn brief(e: &Error) -> String {
 #[async_trait]
 impl HealthCheck for Checks {
     async fn check(&self, backend: &Backend) -> pingora::Result<()> {
-        let result = self.probe(backend).await;
-        let Some(target) = backend.addr.as_inet().and_then(|a| self.targets.load().get(a).cloned()) else {
+        let Some(target) = self.targets.load().get(&backend.addr).cloned() else {
             return Ok(());
         };
+        let result = self.probe(&target).await;
         match (target.observe(&result, self.spec.healthy_after, self.spec.unhealthy_after), &result) {
             (Some(true), _) => {
-                info!("upstream {}: target {} is healthy again", self.upstream, target.address)
+                info!("upstream {}: target {} is healthy again", self.upstream, target.text)
             }
             (Some(false), Err(e)) => {
-                warn!("upstream {}: target {} is unhealthy: {e}", self.upstream, target.address)
+                warn!("upstream {}: target {} is unhealthy: {e}", self.upstream, target.text)
             }
             _ => {}
         }

@@ -14,12 +14,14 @@ impl Upstream {
         for name in &new.names {
             old.names.iter().for_each(|before| name.inherit(before));
         }
-        if new.spec.health.is_some() && new.spec.health == old.spec.health {
+        let alike = new.spec.health == old.spec.health && new.spec.tls == old.spec.tls;
+        if new.spec.health.is_some() && alike {
             let known = old.targets.load();
             let carried = known.iter().map(|(address, before)| {
-                let target = Target::new(*address, &new.spec.timeouts, true);
+                let peer = new.dial.peer(address, before.name().to_owned());
+                let target = Target::new(address.clone(), peer, true);
                 target.inherit(before);
-                (*address, Arc::new(target))
+                (address.clone(), Arc::new(target))
             });
             // `adopt` keeps those that are still configured.
             new.targets.store(Arc::new(carried.collect()));
@@ -34,11 +36,11 @@ mod tests {
     use crate::upstream::balance::Method;
     use crate::upstream::discover::Resolver;
     use crate::upstream::health::HealthSpec;
+    use crate::upstream::peer::Address;
     use crate::upstream::peer::Timeouts;
-    use std::net::SocketAddr;
     use std::time::Duration;
 
-    fn spec(targets: &[SocketAddr], interval: u64) -> Spec {
+    fn spec(targets: &[Address], interval: u64) -> Spec {
         let health = HealthSpec {
             http: None,
             port: None,
@@ -49,9 +51,10 @@ mod tests {
         };
         Spec {
             name: "app".to_owned(),
-            fixed: targets.iter().map(|target| (*target, 1)).collect(),
+            fixed: targets.iter().map(|target| (target.clone(), 1)).collect(),
             named: Vec::new(),
             method: Method::RoundRobin,
+            tls: None,
             health: Some(health),
             timeouts: Timeouts::default(),
             pool: 1,
@@ -60,23 +63,23 @@ mod tests {
 
     #[test]
     fn health_goes_over_where_it_is_checked_alike() {
-        let refusing = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let refusing = |port| Address::Inet(([127, 0, 0, 1], port).into());
         let (one, two) = (refusing(1), refusing(2));
-        let old = Upstream::new(spec(&[one], 5));
-        let known = Target::new(one, &Timeouts::default(), true);
+        let old = Upstream::new(spec(std::slice::from_ref(&one), 5));
+        let known = Target::new(one.clone(), old.dial.peer(&one, String::new()), true);
         known.observe(&Ok(()), 1, 3);
-        old.targets.store(Arc::new([(one, Arc::new(known))].into_iter().collect()));
+        old.targets.store(Arc::new([(one.clone(), Arc::new(known))].into_iter().collect()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let healthy = |upstream: &Upstream| {
             runtime.block_on(upstream.prepare(&Resolver::new(None)));
             let targets = upstream.targets.load();
-            [one, two].map(|address| targets.get(&address).map(|target| target.is_healthy()))
+            [&one, &two].map(|address| targets.get(address).map(|target| target.is_healthy()))
         };
-        let alike = Upstream::succeeding(spec(&[one, two], 5), &old);
+        let alike = Upstream::succeeding(spec(&[one.clone(), two.clone()], 5), &old);
         assert_eq!(healthy(&alike), [Some(true), Some(false)], "one failure of three; a first check");
-        let otherwise = Upstream::succeeding(spec(&[one, two], 6), &old);
+        let otherwise = Upstream::succeeding(spec(&[one.clone(), two.clone()], 6), &old);
         assert_eq!(healthy(&otherwise), [Some(false), Some(false)], "two first checks");
-        let gone = Upstream::succeeding(spec(&[two], 5), &old);
+        let gone = Upstream::succeeding(spec(std::slice::from_ref(&two), 5), &old);
         assert_eq!(healthy(&gone), [None, Some(false)]);
     }
 }

@@ -5,6 +5,7 @@
 //! Routes and policies are not known here.
 
 pub mod balance;
+pub mod dial;
 pub mod discover;
 pub mod health;
 mod inherit;
@@ -12,10 +13,12 @@ pub mod peer;
 mod tunnel;
 
 use crate::observe::stats::UpstreamStats;
+use crate::tls;
 use crate::upstream::balance::Balancer;
+use crate::upstream::dial::{Dial, TlsSpec};
 use crate::upstream::discover::{Known, Name, Resolver};
 use crate::upstream::health::{Checks, HealthSpec};
-use crate::upstream::peer::{Target, Timeouts};
+use crate::upstream::peer::{Address, Target, Timeouts};
 use arc_swap::ArcSwap;
 use balance::{HashOn, Method};
 use futures_util::future::join_all;
@@ -29,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The targets by address, shared by selection and health checks and replaced as a whole.
-pub type Targets = Arc<ArcSwap<FxHashMap<SocketAddr, Arc<Target>>>>;
+pub type Targets = Arc<ArcSwap<FxHashMap<Address, Arc<Target>>>>;
 
 /// An upstream as compiled from the configuration. Two that are equal are served by the same [`Upstream`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,11 +40,13 @@ pub struct Spec {
     /// Its name, or its URL when it was written inline.
     pub name: String,
     /// Targets with an address, and their weights.
-    pub fixed: Vec<(SocketAddr, usize)>,
+    pub fixed: Vec<(Address, usize)>,
     /// Targets with a name, to be resolved.
     pub named: Vec<(String, u16, usize)>,
     /// How a target is chosen.
     pub method: Method,
+    /// TLS to the targets; none: in the clear.
+    pub tls: Option<TlsSpec>,
     /// Active checks, when there are any.
     pub health: Option<HealthSpec>,
     /// How long to wait for what.
@@ -56,6 +61,7 @@ pub struct Upstream {
     spec: Spec,
     stats: Arc<UpstreamStats>,
     balancer: Balancer,
+    dial: Dial,
     known: Arc<Known>,
     names: Vec<Name>,
     targets: Targets,
@@ -70,11 +76,13 @@ impl Upstream {
         let named = spec.named.iter().cloned();
         let targets: Targets = Arc::default();
         let known = Arc::new(Known::default());
-        let checks =
-            spec.health.as_ref().map(|health| Checks::new(Arc::clone(&name), health, Arc::clone(&targets)));
+        let asks = spec.tls.as_ref().is_some_and(TlsSpec::asks_the_system);
+        let checks = spec.health.as_ref();
+        let checks = checks.map(|health| Checks::new(Arc::clone(&name), health, asks, Arc::clone(&targets)));
         Upstream {
             balancer: Balancer::new(&spec.method, Arc::clone(&known), checks),
             stats: Arc::new(UpstreamStats::new(&name)),
+            dial: Dial::new(&spec.timeouts, spec.tls.as_ref()),
             name,
             names: named.map(|(host, port, weight)| Name::new(host, port, weight)).collect(),
             spec,
@@ -97,16 +105,14 @@ impl Upstream {
 
     /// The targets that it has now with their shares, by address.
     pub fn targets(&self) -> Vec<(Arc<Target>, usize)> {
-        let mut weights: FxHashMap<SocketAddr, usize> = FxHashMap::default();
-        for (address, weight) in
-            self.spec.fixed.iter().copied().chain(self.names.iter().flat_map(Name::addresses))
-        {
+        let mut weights: FxHashMap<Address, usize> = FxHashMap::default();
+        for (address, weight) in self.addresses() {
             *weights.entry(address).or_default() += weight;
         }
         let weight = |target: &Arc<Target>| weights.get(&target.address).copied().unwrap_or_default();
         let targets = self.targets.load();
         let mut targets: Vec<_> = targets.values().map(|t| (Arc::clone(t), weight(t))).collect();
-        targets.sort_by_key(|(target, _)| target.address);
+        targets.sort_by(|(a, _), (b, _)| a.address.cmp(&b.address));
         targets
     }
 
@@ -130,7 +136,7 @@ impl Upstream {
 
     /// A target that passes its checks and was not tried yet; one that was not checked yet only when there is no
     /// other. `key` is what is hashed under `consistent_hash`.
-    pub fn select(&self, key: &[u8], tried: &[SocketAddr]) -> Option<Arc<Target>> {
+    pub fn select(&self, key: &[u8], tried: &[Address]) -> Option<Arc<Target>> {
         let targets = self.targets.load();
         self.pick(&targets, key, |t| t.is_healthy() && !tried.contains(&t.address))
             .or_else(|| self.pick(&targets, key, |t| t.is_unchecked() && !tried.contains(&t.address)))
@@ -138,7 +144,7 @@ impl Upstream {
 
     fn pick(
         &self,
-        targets: &FxHashMap<SocketAddr, Arc<Target>>,
+        targets: &FxHashMap<Address, Arc<Target>>,
         key: &[u8],
         accept: impl Fn(&Target) -> bool,
     ) -> Option<Arc<Target>> {
@@ -146,7 +152,7 @@ impl Upstream {
         if !targets.values().any(|t| accept(t)) {
             return None;
         }
-        let accepted = |address: &SocketAddr| targets.get(address).filter(|t| accept(t)).cloned();
+        let accepted = |address: &Address| targets.get(address).filter(|t| accept(t)).cloned();
         self.balancer.select(key, targets.len(), accepted)
     }
 
@@ -201,38 +207,64 @@ impl Upstream {
         warn!("upstream {}: no healthy target: {reasons}", self.name);
     }
 
+    /// Says in the log what its TLS does not do.
+    pub fn caution(&self) {
+        let Some(tls) = &self.spec.tls else { return };
+        if !tls.verify {
+            warn!(
+                "upstream {}: with `verify: false` anybody in between can read and change everything",
+                self.name
+            );
+        }
+        let authorities = if tls.asks_the_system() { tls::system_authorities() } else { return };
+        let why = match authorities {
+            Ok(1..) => return,
+            Ok(0) => "the system has none".to_owned(),
+            Err(e) => e,
+        };
+        warn!("upstream {}: no authority can vouch for it, so nothing will connect: {why}; name one with `tls.ca`", self.name);
+    }
+
+    /// Those that are configured, and those of names.
+    fn addresses(&self) -> impl Iterator<Item = (Address, usize)> + '_ {
+        self.spec.fixed.iter().cloned().chain(self.names.iter().flat_map(Name::addresses))
+    }
+
     /// Makes the balancer follow what is known of addresses now; a target that stays keeps its health.
     async fn adopt(&self) {
-        let addresses: BTreeSet<(SocketAddr, usize)> =
-            self.spec.fixed.iter().copied().chain(self.names.iter().flat_map(Name::addresses)).collect();
+        let addresses: BTreeSet<(Address, usize)> = self.addresses().collect();
         let old = self.targets.load_full();
-        let target = |address: SocketAddr| {
-            old.get(&address).cloned().unwrap_or_else(|| {
-                Arc::new(Target::new(address, &self.spec.timeouts, self.spec.health.is_some()))
+        // Several names may have one address: there the first is what the target has to prove.
+        let mut hosts: FxHashMap<Address, &str> = FxHashMap::default();
+        for name in self.names.iter().rev() {
+            hosts.extend(name.addresses().into_iter().map(|(address, _)| (address, name.host())));
+        }
+        let target = |address: &Address| {
+            let name = self.dial.name(hosts.get(address).copied(), address);
+            old.get(address).filter(|target| target.name() == name).cloned().unwrap_or_else(|| {
+                let peer = self.dial.peer(address, name);
+                Arc::new(Target::new(address.clone(), peer, self.spec.health.is_some()))
             })
         };
         let new: FxHashMap<_, _> =
-            addresses.iter().map(|(address, _)| (*address, target(*address))).collect();
+            addresses.iter().map(|(address, _)| (address.clone(), target(address))).collect();
         // Whatever the balancer names while it changes, old or new, is found.
-        let both = old.iter().chain(&new).map(|(address, target)| (*address, Arc::clone(target))).collect();
+        let both =
+            old.iter().chain(&new).map(|(address, target)| (address.clone(), Arc::clone(target))).collect();
         self.targets.store(Arc::new(both));
-        self.known.set(addresses.iter().map(|(address, weight)| backend(*address, *weight)).collect());
+        self.known.set(addresses.into_iter().map(|(address, weight)| backend(address, weight)).collect());
         self.balancer.update().await;
         self.targets.store(Arc::new(new));
     }
 }
 
-fn backend(address: SocketAddr, weight: usize) -> Backend {
-    Backend {
-        addr: pingora::protocols::l4::socket::SocketAddr::Inet(address),
-        weight,
-        ext: Default::default(),
-    }
+fn backend(addr: Address, weight: usize) -> Backend {
+    Backend { addr, weight, ext: Default::default() }
 }
 
 /// An address with its port.
-fn socket(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
+fn socket(ip: IpAddr, port: u16) -> Address {
+    Address::Inet(SocketAddr::new(ip, port))
 }
 
 /// The longest that resolving one name may take at start.

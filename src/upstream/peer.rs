@@ -1,9 +1,11 @@
 //! One target: its address, its health, and the peer that Pingora connects to.
 
+use super::dial::TUNNELS;
 use super::tunnel::Tunnels;
 use crate::observe::exchange::unix_millis;
+use crate::observe::spans::Server;
+pub use pingora::protocols::l4::socket::SocketAddr as Address;
 use pingora::upstreams::peer::HttpPeer;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +13,7 @@ use std::time::Duration;
 /// How long to wait for an upstream; all of them end somewhere by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a TCP connection.
+    /// For a connection, TLS included.
     pub connect: Duration,
     /// Between two reads of the response, its head included.
     pub read: Duration,
@@ -30,9 +32,6 @@ impl Default for Timeouts {
     }
 }
 
-/// Keeps the pooled connections of ordinary requests from those that may become a tunnel.
-const TUNNELS: u64 = 1;
-
 const UNCHECKED: u8 = 0;
 const HEALTHY: u8 = 1;
 const UNHEALTHY: u8 = 2;
@@ -46,8 +45,8 @@ const UNHEALTHY: u8 = 2;
 #[derive(Debug)]
 pub struct Target {
     /// Where it listens.
-    pub address: SocketAddr,
-    /// The same as text.
+    pub address: Address,
+    /// The same as the configuration would have it.
     pub text: Box<str>,
     /// Requests that are being served by it.
     pub in_flight: AtomicU64,
@@ -111,17 +110,24 @@ pub struct Condition {
 }
 
 impl Target {
-    /// A target not yet checked, or healthy when nothing will check it.
-    pub fn new(address: SocketAddr, timeouts: &Timeouts, checked: bool) -> Self {
-        let mut peer = HttpPeer::new(address, false, String::new());
-        peer.options.connection_timeout = Some(timeouts.connect);
-        peer.options.total_connection_timeout = Some(timeouts.connect);
-        peer.options.read_timeout = Some(timeouts.read);
-        peer.options.write_timeout = Some(timeouts.write);
-        peer.options.idle_timeout = Some(timeouts.idle);
+    /// A target that is reached as this peer; not yet checked, or healthy when nothing will check it.
+    pub fn new(address: Address, peer: HttpPeer, checked: bool) -> Self {
         let health = AtomicU8::new(if checked { UNCHECKED } else { HEALTHY });
-        let text = address.to_string().into();
+        let text = written(&address).into();
         Target { address, text, in_flight: AtomicU64::new(0), peer, health, last: Mutex::default() }
+    }
+
+    /// The same for a span.
+    pub fn server(&self) -> Server {
+        match &self.address {
+            Address::Inet(address) => Server::Tcp(*address),
+            Address::Unix(path) => Server::Unix(path.as_pathname().map(Into::into).unwrap_or_default()),
+        }
+    }
+
+    /// What it has to prove to be; empty without TLS.
+    pub fn name(&self) -> &str {
+        &self.peer.sni
     }
 
     /// The peer for one attempt, with the upstream's timeouts.
@@ -132,8 +138,8 @@ impl Target {
     /// The same for a request that may become a tunnel, over a connection of its own kind (`tunnel.rs`).
     pub fn tunnel_peer(&self) -> Box<HttpPeer> {
         let mut peer = self.peer();
-        peer.group_key = TUNNELS;
-        peer.options.custom_l4 = Some(Arc::new(Tunnels));
+        peer.group_key |= TUNNELS;
+        peer.options.custom_l4 = Some(Arc::new(Tunnels { tls: peer.is_tls() }));
         peer
     }
 
@@ -201,12 +207,12 @@ impl Target {
     pub fn why_unhealthy(&self) -> Option<String> {
         match self.health.load(Ordering::Relaxed) {
             HEALTHY => None,
-            UNCHECKED => Some(format!("{}: not checked yet", self.address)),
+            UNCHECKED => Some(format!("{}: not checked yet", self.text)),
             _ => {
                 let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
                 Some(format!(
                     "{}: {}",
-                    self.address,
+                    self.text,
                     last.error.as_deref().unwrap_or("last check passed, not yet often enough")
                 ))
             }
@@ -214,13 +220,24 @@ impl Target {
     }
 }
 
+/// `10.0.0.11:8080` or `unix:/run/app.sock`.
+fn written(address: &Address) -> String {
+    match address {
+        Address::Inet(address) => address.to_string(),
+        Address::Unix(_) => format!("unix:{address}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::dial::Dial;
 
     #[test]
     fn health_changes_as_drawn() {
-        let target = Target::new("127.0.0.1:1".parse().unwrap(), &Timeouts::default(), true);
+        let address = Address::Inet("127.0.0.1:1".parse().unwrap());
+        let peer = Dial::new(&Timeouts::default(), None).peer(&address, String::new());
+        let target = Target::new(address, peer, true);
         let (good, bad) = (Ok(()), Err("refused".to_owned()));
         assert!(target.is_unchecked() && !target.is_healthy());
         assert_eq!(target.observe(&bad, 2, 3), Some(false), "the first check decides at once");

@@ -6,6 +6,8 @@
 //! tunnel in 2,000 on the loopback. So such a request gets a connection whose first read waits for its next turn: by then
 //! the end of the request is behind. It is never used again, also if the upgrade was refused: the engine does not
 //! know such a connection's peer and drops it.
+//!
+//! With TLS the handshake reads and writes too, so there every first read after a write waits: that of the answer does.
 
 use async_trait::async_trait;
 use pingora::connectors::l4::Connect;
@@ -14,46 +16,62 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType, Result};
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// Makes such connections; who calls it bounds them in time.
 #[derive(Debug)]
-pub(super) struct Tunnels;
+pub(super) struct Tunnels {
+    /// TLS goes over them.
+    pub(super) tls: bool,
+}
 
 #[async_trait]
 impl Connect for Tunnels {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let address = address.as_inet();
-        let address = address.ok_or_else(|| Error::explain(ErrorType::ConnectError, "not an IP address"))?;
-        let socket = TcpStream::connect(address).await.map_err(|e| {
-            let kind = match e.kind() {
-                ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-                ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => ErrorType::ConnectNoRoute,
-                _ => ErrorType::ConnectError,
-            };
-            Error::because(kind, "a tunnel", e)
-        })?;
-        Ok(VirtualSocketStream::new(Box::new(Late { socket, first: true })).into())
+        let tls = self.tls;
+        let socket: Box<dyn VirtualSocket> = match address {
+            SocketAddr::Inet(address) => {
+                let socket = TcpStream::connect(address).await.map_err(failed)?;
+                Box::new(Late { socket, wait: true, tls })
+            }
+            SocketAddr::Unix(address) => {
+                let path = address.as_pathname().unwrap_or(Path::new(""));
+                let socket = UnixStream::connect(path).await.map_err(failed)?;
+                Box::new(Late { socket, wait: true, tls })
+            }
+        };
+        Ok(VirtualSocketStream::new(socket).into())
     }
 }
 
-/// A socket that lets its first read wait for the next turn of its task.
-#[derive(Debug)]
-struct Late {
-    socket: TcpStream,
-    first: bool,
+fn failed(e: io::Error) -> Box<Error> {
+    let kind = match e.kind() {
+        ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => ErrorType::ConnectNoRoute,
+        _ => ErrorType::ConnectError,
+    };
+    Error::because(kind, "a tunnel", e)
 }
 
-impl AsyncRead for Late {
+/// A socket that lets its first read wait for the next turn of its task; with TLS, the first after each write.
+#[derive(Debug)]
+struct Late<S> {
+    socket: S,
+    wait: bool,
+    tls: bool,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Late<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if std::mem::take(&mut self.first) {
+        if std::mem::take(&mut self.wait) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -61,8 +79,9 @@ impl AsyncRead for Late {
     }
 }
 
-impl AsyncWrite for Late {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Late<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.wait |= self.tls;
         Pin::new(&mut self.socket).poll_write(cx, buf)
     }
 
@@ -75,11 +94,20 @@ impl AsyncWrite for Late {
     }
 }
 
-impl VirtualSocket for Late {
+impl VirtualSocket for Late<TcpStream> {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
         match option {
             VirtualSockOpt::NoDelay => self.socket.set_nodelay(true),
             _ => Err(ErrorKind::Unsupported.into()), // no key asks for any
+        }
+    }
+}
+
+impl VirtualSocket for Late<UnixStream> {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        match option {
+            VirtualSockOpt::NoDelay => Ok(()), // it never delays
+            _ => Err(ErrorKind::Unsupported.into()),
         }
     }
 }

@@ -5,6 +5,8 @@ use rcgen::{
     IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SerialNumber,
     PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
 };
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 
@@ -28,6 +30,33 @@ impl Issued {
     /// `{cert: …, key: …}` of a configuration.
     pub fn yaml(&self) -> String {
         format!("{{cert: {}, key: {}}}", self.cert.display(), self.key.display())
+    }
+}
+
+/// A certificate with its key, both PEM, in no file yet.
+#[derive(Debug, Clone)]
+pub struct Signed {
+    /// The certificate.
+    pub cert: String,
+    /// The key, PKCS #8.
+    pub key: String,
+}
+
+impl Signed {
+    /// Writes the two into a folder, as NAME.pem and NAME.key.
+    pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let cert = write(folder, &format!("{name}.pem"), &self.cert);
+        (cert, write(folder, &format!("{name}.key"), &self.key))
+    }
+
+    /// The certificates, for a library.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(self.cert.as_bytes()).map(Result::unwrap).collect()
+    }
+
+    /// The key, for a library.
+    pub fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
 }
 
@@ -81,8 +110,15 @@ impl Authority {
 
     /// Puts `FILE.pem` and `FILE.key` into the folder, in place of any that are there, each whole at once.
     pub fn issue_as(&self, file: &str, leaf: &Leaf<'_>) -> Issued {
-        let key =
-            KeyPair::generate_for(if leaf.rsa { &PKCS_RSA_SHA256 } else { &PKCS_ECDSA_P256_SHA256 }).unwrap();
+        let signed = self.sign(leaf);
+        let (cert, key) = signed.write(self.folder.path(), file);
+        Issued { cert, key, cert_pem: signed.cert, key_pem: signed.key }
+    }
+
+    /// A certificate that is in no file yet.
+    pub fn sign(&self, leaf: &Leaf<'_>) -> Signed {
+        let kind = if leaf.rsa { &PKCS_RSA_SHA256 } else { &PKCS_ECDSA_P256_SHA256 };
+        let key = KeyPair::generate_for(kind).unwrap();
         let names: Vec<String> = leaf.names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, *leaf.names.first().unwrap_or(&"nobody"));
@@ -92,13 +128,18 @@ impl Authority {
         let now = OffsetDateTime::now_utc();
         params.not_before = now + Duration::days(leaf.valid.0);
         params.not_after = now + Duration::days(leaf.valid.1);
-        let cert_pem = params.signed_by(&key, &self.issuer).unwrap().pem();
-        let at = |ending: &str| self.folder.path().join(format!("{file}.{ending}"));
-        let issued = Issued { cert: at("pem"), key: at("key"), cert_pem, key_pem: key.serialize_pem() };
-        for (path, text) in [(&issued.cert, &issued.cert_pem), (&issued.key, &issued.key_pem)] {
-            replace(path, text);
-        }
-        issued
+        let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Signed { cert, key: key.serialize_pem() }
+    }
+
+    /// The same for these names.
+    pub fn leaf(&self, names: &[&str]) -> Signed {
+        self.sign(&Leaf { names, ..Leaf::default() })
+    }
+
+    /// Writes its own certificate into a folder, under this name.
+    pub fn write(&self, folder: &Path, name: &str) -> PathBuf {
+        write(folder, name, &self.pem)
     }
 
     /// A list of revoked certificates by their serial numbers, good for so many days, in `FILE.crl`.
@@ -124,9 +165,16 @@ impl Authority {
     }
 }
 
+/// Writes a file into a folder, whole at every moment.
+pub fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    replace(&path, text);
+    path
+}
+
 /// Puts a file in place of another at once.
 pub fn replace(path: &Path, text: &str) {
-    let beside = path.with_extension("new");
+    let beside = path.with_file_name(format!("{}.new", path.file_name().unwrap().to_str().unwrap()));
     std::fs::write(&beside, text).unwrap();
     std::fs::rename(beside, path).unwrap();
 }

@@ -14,6 +14,7 @@ pub mod http2;
 pub mod origin;
 pub mod raw;
 pub mod relay;
+pub mod secure;
 pub mod tls;
 pub mod traffic;
 
@@ -23,6 +24,7 @@ pub use gateway::Gateway;
 pub use http2::Http2;
 pub use origin::{Origin, Received, Step};
 pub use raw::{Raw, Response};
+pub use secure::Secure;
 
 use std::time::{Duration, Instant};
 

@@ -2,9 +2,10 @@
 
 use super::super::decode::{At, Item};
 use super::super::raw::{
-    host_port, positive_duration, Balance, RawHealthCheck, RawTarget, RawTimeouts, RawUpstream,
+    positive_duration, provable, whereabouts, Balance, RawHealthCheck, RawTarget, RawTimeouts, RawUpstream,
+    RawUpstreamTls,
 };
-use super::plain_path;
+use super::{plain_path, tls};
 use crate::policy::headers;
 use crate::upstream::balance::HashOn;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> RawUpstream {
         name: name.clone(),
         targets: targets.iter().filter_map(target).collect(),
         balance: fields.get("balance").and_then(|i| balance(&i)),
+        tls: fields.get("tls").and_then(|i| secured(&i)),
         health_check: fields.get("health_check").and_then(|i| health_check(&i)),
         timeouts: fields.get("timeouts").and_then(|i| timeouts(&i)).unwrap_or_default(),
         pool: fields.get("keepalive").and_then(|i| pool(&i)),
@@ -34,10 +36,10 @@ pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> RawUpstream {
 }
 
 fn target(item: &Item<'_, '_>) -> Option<At<RawTarget>> {
-    let address = |item: &Item<'_, '_>| item.parse("host:port", host_port);
+    let address = |item: &Item<'_, '_>| item.parse("host:port or unix:/path", whereabouts);
     if !item.is_map() {
-        let At { place, value: (host, port) } = address(item)?;
-        return Some(At { place, value: RawTarget { host, port, weight: 1 } });
+        let At { place, value: at } = address(item)?;
+        return Some(At { place, value: RawTarget { at, weight: 1 } });
     }
     let fields = item.fields("a target")?;
     let found = fields.need("address").and_then(|i| address(&i));
@@ -48,8 +50,37 @@ fn target(item: &Item<'_, '_>) -> Option<At<RawTarget>> {
         Some(weight) => weight?.value as usize,
         None => 1,
     };
-    let At { place, value: (host, port) } = found?;
-    Some(At { place, value: RawTarget { host, port, weight } })
+    let At { place, value: at } = found?;
+    Some(At { place, value: RawTarget { at, weight } })
+}
+
+/// `true` is as good as an empty mapping.
+fn secured(item: &Item<'_, '_>) -> Option<RawUpstreamTls> {
+    if !item.is_map() {
+        let wanted = item.parse("a mapping such as {sni: orders.internal} or true", |text| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => {
+                Err(format!("expected a mapping such as {{sni: orders.internal}} or true, found {other:?}"))
+            }
+        });
+        return wanted?.value.then(RawUpstreamTls::default);
+    }
+    let fields = item.fields("a mapping such as {sni: orders.internal}")?;
+    let client = fields.get("client").and_then(|item| {
+        let fields = item.fields("a mapping such as {cert: gateway.pem, key: gateway.key}")?;
+        let pair = tls::credentials(&fields);
+        fields.close();
+        pair
+    });
+    let tls = RawUpstreamTls {
+        sni: fields.get("sni").and_then(|i| i.parse("a name", provable)).map(|name| name.value),
+        ca: fields.get("ca").and_then(|i| tls::authorities(&i)),
+        verify: fields.get("verify").and_then(|i| i.flag()).is_none_or(|verify| verify.value),
+        client,
+    };
+    fields.close();
+    Some(tls)
 }
 
 fn balance(item: &Item<'_, '_>) -> Option<Balance> {
@@ -137,7 +168,7 @@ fn health_check(item: &Item<'_, '_>) -> Option<RawHealthCheck> {
     };
     fields.close();
     if check.path.is_none() && (check.expect.is_some() || check.host.is_some()) {
-        item.fail("`expect` and `host` belong to an HTTP check, which needs `path`; without it a TCP connection is the check");
+        item.fail("`expect` and `host` belong to an HTTP check, which needs `path`; without it a connection is the check");
     }
     if let (Some(interval), Some(timeout)) = (check.interval, check.timeout) {
         if timeout > interval {
