@@ -8,6 +8,7 @@ use kit::http2::{get, run, send_all, whole};
 use kit::origin::{raw, reply};
 use kit::{frames, until, Frames, Gateway, Http2, Origin, Raw, Step};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const BOTH: &str = "listeners: [{address: \"127.0.0.1:0\", protocols: [h2, http1]}]\n";
@@ -578,6 +579,45 @@ fn another_attempt_has_the_whole_body() {
 
 // How a connection ends
 
+/// No request fails when another process takes over: who asks on is told to come again.
+#[test]
+fn an_upgrade_fails_no_request() {
+    let origin = Origin::text("here");
+    let gateway = Gateway::start_controlled(&format!(
+        "{BOTH}upgrade: {{rollback_window: 500ms}}\nroutes: [{{path: /, upstream: \"{}\"}}]",
+        origin.url()
+    ));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            run(async {
+                let (mut served, mut connections) = (0, 0);
+                while !done.load(Ordering::SeqCst) {
+                    let mut client = Http2::connect(gateway.address()).await;
+                    connections += 1;
+                    // Another connection only when this one takes no more.
+                    while !done.load(Ordering::SeqCst) {
+                        let Ok(mut send) = client.send.clone().ready().await else { break };
+                        let Ok((answer, _)) = send.send_request(get("/"), true) else { break };
+                        client.send = send;
+                        let answer = whole(answer.await.expect("an answer")).await.expect("all of it");
+                        assert_eq!(answer.text(), "here");
+                        served += 1;
+                    }
+                }
+                (served, connections)
+            })
+        });
+        let before = gateway.serving_pid();
+        gateway.command_done("upgrade");
+        std::thread::sleep(Duration::from_millis(300));
+        assert_ne!(gateway.serving_pid(), before);
+        done.store(true, Ordering::SeqCst);
+        let (served, connections) = asking.join().unwrap();
+        assert!(served > 10 && connections >= 2, "{served} requests on {connections} connections");
+    });
+}
+
 #[test]
 fn a_reload_decides_for_new_connections() {
     let yaml = |protocols: &str| {
@@ -864,6 +904,26 @@ fn streams_that_are_refused_on_and_on_end_the_connection() {
         client.frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, 2 * n + 1, &bad)
     });
     assert_eq!(end, Some(frames::ENHANCE_YOUR_CALM));
+}
+
+/// CVE-2025-8671: a client that has its streams reset, by errors of its own, once they are upstream.
+#[test]
+fn streams_that_the_gateway_is_made_to_reset_end_the_connection() {
+    let (origin, gateway) = victim("");
+    let mut client = Frames::connect(gateway.address());
+    let get = frames::get("/");
+    let end = attack(&gateway, &mut client, |client, n| {
+        let id = 2 * n + 1;
+        let headers = frames::frame(frames::HEADERS, frames::END_HEADERS | frames::END_STREAM, id, &get);
+        let nonsense = frames::frame(frames::WINDOW_UPDATE, 0, id, &[0; 4]);
+        if n % 50 == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        client.bytes(&[headers, nonsense].concat())
+    });
+    assert!(matches!(end, Some(1 | frames::ENHANCE_YOUR_CALM)), "{end:?}");
+    assert!(origin.received().len() <= 1_300, "{} requests upstream", origin.received().len());
+    until("the upstream is let go", || origin.open() == 0);
 }
 
 /// Answers that the client gives no window for.
