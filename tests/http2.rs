@@ -262,6 +262,8 @@ fn the_gateways_own_answers_are_problems_and_each_has_a_line() {
         assert!(fixed.field("x-request-id").is_some() && fixed.field("server-timing").is_some());
         let head = client.exchange(Request::head("http://test/none").body(()).unwrap(), b"").await.unwrap();
         assert_eq!((head.status, head.body.len()), (404, 0));
+        let head = client.exchange(Request::head("http://test/down").body(()).unwrap(), b"").await.unwrap();
+        assert_eq!((head.status, head.body.len()), (502, 0));
         let post = client.get("/post").await;
         assert_eq!(post.field("allow"), Some("POST"));
         let mut answers =
@@ -284,8 +286,8 @@ fn the_gateways_own_answers_are_problems_and_each_has_a_line() {
         (413, "body_too_large"),
     ];
     assert_eq!(problems, expected.map(|(status, reason)| (status, reason.to_owned())));
-    let lines = gateway.access_lines(10);
-    assert_eq!(lines.len(), 10);
+    let lines = gateway.access_lines(11);
+    assert_eq!(lines.len(), 11);
     let ids: Vec<_> = answers.iter().map(|answer| answer.field("x-request-id").unwrap()).collect();
     for (id, (status, reason)) in ids.iter().zip(expected) {
         let line = lines.iter().find(|line| line["request_id"] == *id).unwrap();

@@ -131,6 +131,7 @@ impl Course {
             let sentence = Arc::clone(&self.sentence);
             tokio::select! {
                 biased; // the sentence is passed while the connection is driven, and must be looked for after that
+                () = drained(&mut draining), if !leaving => self.leave(),
                 accepted = self.connection.accept() => match accepted {
                     Some(Ok((request, respond))) => self.accept(request, respond),
                     Some(Err(_)) | None => break,
@@ -139,7 +140,6 @@ impl Course {
                     return self.condemn().await;
                 }
                 Some(_) = self.streams.running.join_next(), if !idle => self.rest(),
-                () = drained(&mut draining), if !leaving => self.leave(),
                 () = farewell.dismissed(), if leaving && idle => break,
                 () = sleep_until(self.idle), if idle => {
                     if leaving {

@@ -10,7 +10,7 @@ use futures_util::Stream as Messages;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{self, HeaderMap, HeaderName};
-use http::Response;
+use http::{Method, Response};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::body_buffer::FixedBuffer;
 use pingora::protocols::http::custom::server::Session;
@@ -221,6 +221,8 @@ impl Stream {
             return self.respond.send_informational(head).or_err(ErrorType::WriteError, "writing a 1xx");
         }
         head.insert_header(header::DATE, get_cached_date())?;
+        // The engine does not always say that nothing follows where nothing may (RFC 9110 §6.4.1).
+        let end = end || self.head.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
         let sent = self.respond.send_response(Response::from_parts(head.as_owned_parts(), ()), end);
         self.writer = Some(sent.or_err(ErrorType::WriteError, "writing a head")?);
         self.written = Some(head);
