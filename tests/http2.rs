@@ -509,6 +509,20 @@ fn heads_that_two_readers_could_take_otherwise_are_refused() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Each has its line, those too that the crate answers alone.
+    let lines = gateway.access_lines(2 * cases.len());
+    assert_eq!(lines.len(), 2 * cases.len());
+    for (_, expected) in &cases {
+        let expected = match *expected {
+            "here" => continue,
+            "reset 1" => "malformed",
+            "" => "head_too_large",
+            reason => reason,
+        };
+        assert!(lines.iter().any(|line| line["error"] == expected), "{expected}");
+    }
+    let malformed = cases.iter().filter(|(_, expected)| *expected == "reset 1").count();
+    assert_eq!(lines.iter().filter(|line| line["error"] == "malformed").count(), malformed);
 }
 
 /// What no list of fields can hold ends the connection.
@@ -529,6 +543,13 @@ fn fields_that_are_none_end_the_connection() {
             "{field:?}: {found}"
         );
     }
+    // Half a head.
+    let mut client = Frames::connect(gateway.address());
+    client.frame(frames::HEADERS, frames::END_STREAM, 1, &frames::request("GET", "/", &[]));
+    drop(client);
+    let lines = gateway.access_lines(7);
+    assert_eq!(lines.iter().filter(|line| line["status"] == 400).count(), 6, "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| line["error"] == "client_gone").count(), 1, "{lines:?}");
 }
 
 #[test]
@@ -602,8 +623,12 @@ fn an_upgrade_fails_no_request() {
                         let Ok(mut send) = client.send.clone().ready().await else { break };
                         let Ok((answer, _)) = send.send_request(get("/"), true) else { break };
                         client.send = send;
-                        let answer = whole(answer.await.expect("an answer")).await.expect("all of it");
-                        assert_eq!(answer.text(), "here");
+                        match answer.await {
+                            Ok(answer) => assert_eq!(whole(answer).await.unwrap().text(), "here"),
+                            // Sent after the GOAWAY: not begun, and to be sent again (RFC 9113 §6.8).
+                            Err(e) if e.is_go_away() && e.reason() == Some(h2::Reason::NO_ERROR) => break,
+                            Err(e) => panic!("no answer: {e:?}"),
+                        }
                         served += 1;
                     }
                 }
@@ -617,6 +642,7 @@ fn an_upgrade_fails_no_request() {
         done.store(true, Ordering::SeqCst);
         let (served, connections) = asking.join().unwrap();
         assert!(served > 10 && connections >= 2, "{served} requests on {connections} connections");
+        assert_eq!(origin.received().len(), served, "what was not begun is not upstream");
     });
 }
 

@@ -16,9 +16,10 @@ use crate::proxy::{failure, Proxy};
 use crate::wire::client::Client;
 use crate::wire::facts::Facts;
 use crate::wire::head::HeadError;
-use crate::wire::http2::guard::{Bounds, Guard, Sentence};
+use crate::wire::http2::guard::{Bounds, Guard, Sentence, Verdict};
 use crate::wire::http2::head;
 use crate::wire::http2::stream::Stream;
+use crate::wire::http2::unheard::{Own, Unheard};
 use crate::wire::http2::watch::Origin;
 use crate::wire::socket::Socket;
 use bytes::{Bytes, BytesMut};
@@ -34,7 +35,7 @@ use smallvec::SmallVec;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -76,7 +77,7 @@ pub(super) async fn serve(
     let resets = limits.h2_streams.saturating_mul(2);
     let bounds = Bounds { write: limits.write_timeout, head: limits.header_timeout, resets };
     let guard = Guard::new(socket, ahead, bounds, Arc::clone(&farewell), ticket);
-    let sentence = guard.sentence();
+    let (sentence, unheard) = (guard.sentence(), guard.unheard());
     let Ok(Ok(connection)) = timeout(limits.header_timeout, options(&limits).handshake(guard)).await else {
         return;
     };
@@ -90,9 +91,8 @@ pub(super) async fn serve(
         served: 0,
         most: limits.requests_per_connection,
     };
-    Course { connection, sentence, streams, leaving: None, idle: Instant::now() + limits.idle_timeout }
-        .run()
-        .await;
+    let idle = Instant::now() + limits.idle_timeout;
+    Course { connection, sentence, unheard, streams, leaving: None, idle }.run().await;
 }
 
 /// What the crate is to allow. What is not here has a default there: 100 empty DATA frames, 20 streams that are reset before
@@ -115,6 +115,7 @@ fn options(limits: &Limits) -> Builder {
 struct Course {
     connection: Connection<Guard, Bytes>,
     sentence: Arc<Sentence>,
+    unheard: Arc<Unheard>,
     streams: Streams,
     /// Since then the client has been asked to send nothing new.
     leaving: Option<Instant>,
@@ -124,36 +125,64 @@ struct Course {
 
 impl Course {
     async fn run(mut self) {
+        let end = self.serve().await;
+        // Nobody hears the rest any more, and it ends by itself.
+        self.streams.running.detach_all();
+        self.tell();
+        let Some(end) = end else { return };
+        for _ in 0..self.unheard.left() {
+            self.streams.tell(&end);
+        }
+    }
+
+    /// Serves until the connection is over; what is to be said of requests that had begun and were not taken up. Nothing
+    /// where the client knows that they were not, and sends them again: behind a GOAWAY (RFC 9113 §6.8).
+    async fn serve(&mut self) -> Option<Reject> {
         let mut draining = self.streams.draining.clone();
         let farewell = Arc::clone(&self.streams.origin.farewell);
         loop {
             let (idle, leaving) = (self.streams.running.is_empty(), self.leaving.is_some());
-            let sentence = Arc::clone(&self.sentence);
+            let (sentence, unheard) = (Arc::clone(&self.sentence), Arc::clone(&self.unheard));
+            let news = |_: &mut Context<'_>| match sentence.passed().is_some() || unheard.any() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            };
             tokio::select! {
-                biased; // the sentence is passed while the connection is driven, and must be looked for after that
+                biased; // the guard has its news while the connection is driven, and is asked for them after that
                 () = drained(&mut draining), if !leaving => self.leave(),
                 accepted = self.connection.accept() => match accepted {
                     Some(Ok((request, respond))) => self.accept(request, respond),
-                    Some(Err(_)) | None => break,
+                    Some(Err(e)) if !e.is_io() => return Some(Reject::Malformed),
+                    Some(Err(_)) | None => return (!leaving).then_some(Reject::ClientGone),
                 },
-                () = poll_fn(|_| if sentence.passed().is_some() { Poll::Ready(()) } else { Poll::Pending }) => {
-                    return self.condemn().await;
-                }
+                () = poll_fn(news) => match self.sentence.passed() {
+                    Some(verdict) => return Some(self.condemn(verdict).await),
+                    None => self.tell(),
+                },
                 Some(_) = self.streams.running.join_next(), if !idle => self.rest(),
-                () = farewell.dismissed(), if leaving && idle => break,
+                () = farewell.dismissed(), if leaving && idle => return None,
                 () = sleep_until(self.idle), if idle => {
                     if leaving {
-                        break;
+                        return None;
                     }
                     self.leave();
                 }
             }
         }
-        // Nobody hears these any more, and they end by themselves.
-        self.streams.running.detach_all();
+    }
+
+    /// Tells of what the crate has answered by itself.
+    fn tell(&self) {
+        for own in self.unheard.told() {
+            self.streams.tell(&match own {
+                Own::Reset => Reject::Malformed,
+                Own::TooLarge => Reject::Head(HeadError::HeadTooLarge),
+            });
+        }
     }
 
     fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        self.unheard.take_up(respond.stream_id().as_u32());
         // A client that goes on and on would keep the process.
         if self.leaving.is_some_and(|since| since.elapsed() > LAST_WORDS) {
             return respond.send_reset(Reason::REFUSED_STREAM);
@@ -179,15 +208,17 @@ impl Course {
     }
 
     /// Ends it at once, and says why.
-    async fn condemn(mut self) {
-        let why = self.sentence.passed().map_or_else(String::new, |verdict| verdict.to_string());
+    async fn condemn(&mut self, verdict: Verdict) -> Reject {
         match self.streams.origin.peer {
-            Some(peer) => info!("connection from {} ended: {why}", peer.to_canonical()),
-            None => info!("connection ended: {why}"),
+            Some(peer) => info!("connection from {} ended: {verdict}", peer.to_canonical()),
+            None => info!("connection ended: {verdict}"),
         }
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         let _ = timeout(LAST_WORDS, poll_fn(|cx| self.connection.poll_closed(cx))).await;
-        self.streams.running.detach_all();
+        match verdict {
+            Verdict::SlowHead => Reject::SlowHead,
+            Verdict::Resets | Verdict::Flood => Reject::ClientGone,
+        }
     }
 }
 
@@ -219,6 +250,12 @@ impl Streams {
             one(request, respond, proxy, &shared, origin, draining).await;
         });
         self.served >= self.most
+    }
+
+    /// Tells of a request that was never taken up, and of which nothing is known but that.
+    fn tell(&self, reject: &Reject) {
+        let id = new_id();
+        connection::tell(&self.shared, reject, id.as_bytes(), self.origin.peer, b"", Exchange::default());
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! [`guard`] stands between the crate and the socket and ends a connection whose client floods or stalls; [`head`] refuses
 //! what the crate lets through of a request's head; [`stream`] is one request as Pingora's engine takes it, and [`watch`] its
-//! client, with the clocks that HTTP/1 has on the connection.
+//! client, with the clocks that HTTP/1 has on the connection. [`unheard`] knows of the requests that the crate answers alone.
 
 pub mod guard;
 pub mod head;
 pub mod stream;
+pub mod unheard;
 pub mod watch;
 
 /// What a client of HTTP/2 begins with (RFC 9113 §3.4).

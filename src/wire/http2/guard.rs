@@ -6,6 +6,7 @@
 //! of PING, SETTINGS, PRIORITY, WINDOW_UPDATE and unknown frames), and it has no clocks: here are those for a client that does
 //! not end a head and for one that takes no bytes.
 
+use super::unheard::{Sent, Unheard};
 use super::PREFACE;
 use crate::wire::clock::Clock;
 use crate::wire::linger::{linger, Farewell};
@@ -90,7 +91,9 @@ pub struct Guard {
     ahead: BytesMut,
     bounds: Bounds,
     frames: Frames,
+    sent: Sent,
     sentence: Arc<Sentence>,
+    unheard: Arc<Unheard>,
     span: Instant,
     head_since: Option<Instant>,
     write_since: Option<Instant>,
@@ -117,7 +120,9 @@ impl Guard {
             ahead,
             bounds,
             frames: Frames::default(),
+            sent: Sent::default(),
             sentence: Arc::default(),
+            unheard: Arc::default(),
             span: Instant::now(),
             head_since: None,
             write_since: None,
@@ -134,6 +139,11 @@ impl Guard {
         Arc::clone(&self.sentence)
     }
 
+    /// Where it says what requests it has seen.
+    pub fn unheard(&self) -> Arc<Unheard> {
+        Arc::clone(&self.unheard)
+    }
+
     fn socket(&mut self) -> Pin<&mut Socket> {
         Pin::new(self.socket.as_mut().expect("the socket is only taken by drop"))
     }
@@ -145,7 +155,8 @@ impl Guard {
             self.span = now;
             self.frames.begin_span();
         }
-        self.frames.pass(bytes);
+        let unheard = &self.unheard;
+        self.frames.pass(bytes, |stream| unheard.begin(stream));
         let Tally { idle, useful, resets } = self.frames.tally;
         if resets > self.bounds.resets {
             self.sentence.pass(Verdict::Resets);
@@ -178,10 +189,22 @@ impl Guard {
         Poll::Pending
     }
 
-    fn wrote(&mut self, written: io::Result<usize>) -> Poll<io::Result<usize>> {
+    fn wrote<'a>(
+        &mut self,
+        written: io::Result<usize>,
+        bufs: impl Iterator<Item = &'a [u8]>,
+    ) -> Poll<io::Result<usize>> {
         self.write_since = None;
         match &written {
-            Ok(bytes) => self.frames.tally.useful += *bytes as u64,
+            Ok(bytes) => {
+                self.frames.tally.useful += *bytes as u64;
+                let mut left = *bytes;
+                for buf in bufs {
+                    let part = left.min(buf.len());
+                    self.sent.pass(&buf[..part], &self.unheard);
+                    left -= part;
+                }
+            }
             Err(_) => self.gone = true,
         }
         Poll::Ready(written)
@@ -224,7 +247,7 @@ impl AsyncWrite for Guard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.socket().poll_write(cx, buf) {
             Poll::Pending => self.stall(cx).map(Err),
-            Poll::Ready(written) => self.wrote(written),
+            Poll::Ready(written) => self.wrote(written, std::iter::once(buf)),
         }
     }
 
@@ -235,7 +258,7 @@ impl AsyncWrite for Guard {
     ) -> Poll<io::Result<usize>> {
         match self.socket().poll_write_vectored(cx, bufs) {
             Poll::Pending => self.stall(cx).map(Err),
-            Poll::Ready(written) => self.wrote(written),
+            Poll::Ready(written) => self.wrote(written, bufs.iter().map(|buf| &**buf)),
         }
     }
 
@@ -277,10 +300,10 @@ struct Tally {
     resets: u32,
 }
 
-const FRAME_HEAD: usize = 9;
+pub(super) const FRAME_HEAD: usize = 9;
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
 const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
@@ -297,6 +320,8 @@ struct Frames {
     left: usize,
     /// A header block has begun and has not ended.
     block: bool,
+    /// The last stream that has begun.
+    last: u32,
     tally: Tally,
 }
 
@@ -314,8 +339,8 @@ impl Frames {
         self.head[3]
     }
 
-    /// Bytes that have come.
-    fn pass(&mut self, mut bytes: &[u8]) {
+    /// Bytes that have come; `begun` hears of streams.
+    fn pass(&mut self, mut bytes: &[u8], mut begun: impl FnMut(u32)) {
         let preface = bytes.len().min(PREFACE.len() - self.preface);
         self.preface += preface;
         bytes = &bytes[preface..];
@@ -336,7 +361,7 @@ impl Frames {
                 if self.seen < FRAME_HEAD {
                     return;
                 }
-                self.begin_frame();
+                self.begin_frame(&mut begun);
             }
             if self.left == 0 {
                 self.seen = 0;
@@ -344,13 +369,19 @@ impl Frames {
         }
     }
 
-    fn begin_frame(&mut self) {
-        let [high, middle, low, kind, flags, ..] = self.head;
+    fn begin_frame(&mut self, begun: &mut impl FnMut(u32)) {
+        let [high, middle, low, kind, flags, stream @ ..] = self.head;
         self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         match kind {
             HEADERS | CONTINUATION | PUSH_PROMISE => self.block = flags & END_HEADERS == 0,
             RST_STREAM => self.tally.resets += 1,
             _ => {}
+        }
+        // Trailers have a stream that has begun before.
+        let stream = u32::from_be_bytes(stream) & 0x7FFF_FFFF;
+        if kind == HEADERS && stream > self.last {
+            self.last = stream;
+            begun(stream);
         }
         let carries = matches!(kind, DATA | HEADERS | CONTINUATION) && self.left > 0;
         // Resets have a bound of their own.
@@ -385,15 +416,16 @@ mod tests {
         .concat();
         for step in [1, 2, 5, 9, 10, 4096] {
             let mut frames = Frames::default();
-            let mut passed = 0;
+            let (mut passed, mut begun) = (0, Vec::new());
             for piece in all.chunks(step) {
-                frames.pass(piece);
+                frames.pass(piece, |stream| begun.push(stream));
                 passed += piece.len();
                 let at = passed - PREFACE.len().min(passed);
                 // From behind the SETTINGS and the head of HEADERS to the end of CONTINUATION.
                 let within = (21 + 9..21 + 26).contains(&at);
                 assert_eq!(frames.in_head(), within, "at {at} in steps of {step}");
             }
+            assert_eq!(begun, [1]);
             assert_eq!(frames.tally, Tally { idle: 21 + 9 + 4 + 17, useful: 308, resets: 1 });
         }
     }
