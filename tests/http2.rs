@@ -121,6 +121,41 @@ fn the_upstream_gets_a_request_of_http_1() {
 }
 
 #[test]
+fn a_routes_changes_are_made() {
+    let origin = Origin::start(|_| {
+        raw("HTTP/1.1 200 OK\r\nServer: secret\r\nContent-Length: 4\r\nConnection: x-hop\r\nX-Hop: a\r\n\r\nhere")
+    });
+    let gateway = gateway(&format!(
+        "routes:
+  - path: /a
+    hosts: [test]
+    upstream: \"{}\"
+    rewrite: {{strip_prefix: true, host: inner.test}}
+    request_headers: {{set: {{x-gateway: portcullis}}, remove: [x-debug]}}
+    response_headers: {{remove: [server], set: {{x-request-id: mine, x-frame-options: DENY}}}}
+",
+        origin.url()
+    ));
+    run(async {
+        let mut client = Http2::connect(gateway.address()).await;
+        let request = Request::get("http://test/a/b?c").header("x-debug", "1").body(()).unwrap();
+        let answer = client.exchange(request, b"").await.unwrap();
+        assert_eq!((answer.status, answer.field("x-frame-options")), (200, Some("DENY")));
+        assert_eq!((answer.field("server"), answer.field("x-hop")), (None, None));
+        assert_eq!(answer.field("x-request-id"), Some("mine"));
+        let other = Request::get("http://other/a/b").body(()).unwrap();
+        assert_eq!(client.exchange(other, b"").await.unwrap().problem(), "no_route");
+    });
+    let received = origin.first();
+    assert_eq!(received.line(), "GET /b?c HTTP/1.1");
+    assert_eq!(
+        (received.field("host"), received.field("x-gateway")),
+        (Some("inner.test"), Some("portcullis"))
+    );
+    assert_eq!((received.field("x-debug"), received.field("x-forwarded-host")), (None, Some("test")));
+}
+
+#[test]
 fn bodies_pass_both_ways_at_the_speed_of_the_slower_side() {
     let origin = Origin::start(|request| {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len());
@@ -885,6 +920,7 @@ fn a_head_without_an_end_ends_the_connection() {
     client.frame(frames::HEADERS, frames::END_STREAM, 1, &frames::get("/"));
     assert_eq!(client.end(), Some(frames::ENHANCE_YOUR_CALM));
     assert!(began.elapsed() < Duration::from_secs(5));
+    until("its line", || gateway.access_log().iter().any(|line| line["error"] == "slow_head"));
     served(&gateway);
 }
 

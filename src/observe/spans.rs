@@ -139,7 +139,7 @@ impl Spans<'_> {
         let mut query = Vec::new();
         self.secrets.write_query(x.query, &mut query);
         add("url.query", lossy(&query));
-        add("network.protocol.version", x.version.trim_start_matches("HTTP/").to_owned());
+        add("network.protocol.version", protocol_version(x.version).to_owned());
         add("client.address", x.client.map(|client| client.to_string()).unwrap_or_default());
         add("user_agent.original", lossy(x.user_agent));
         let host = lossy(x.host);
@@ -295,4 +295,13 @@ const LONGEST: usize = 1024;
 
 fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]).into_owned()
+}
+/// OpenTelemetry says 2 where a log line says HTTP/2.0.
+fn protocol_version(version: &str) -> &str {
+    let number = version.trim_start_matches("HTTP/");
+    if number == "2.0" {
+        "2"
+    } else {
+        number
+    }
 }
