@@ -179,6 +179,37 @@ fn bodies_pass_both_ways_at_the_speed_of_the_slower_side() {
     }
 }
 
+/// What nobody takes fills the window of its own stream, and leaves the others theirs.
+#[test]
+fn a_body_that_is_not_taken_does_not_stop_the_others() {
+    // It does not read: what comes fills its buffers, and the gateway's.
+    let stuck = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = Origin::start(|request| reply(200, &request.body.len().to_string()));
+    let gateway = gateway(&format!(
+        "routes: [{{path: /stuck, upstream: \"http://{}\"}}, {{path: /, upstream: \"{}\"}}]",
+        stuck.local_addr().unwrap(),
+        origin.url()
+    ));
+    run(async {
+        let mut client = Http2::connect(gateway.address()).await;
+        let mut stalled = Vec::new();
+        for _ in 0..2 {
+            let mut send = client.send.clone().ready().await.unwrap();
+            let post = Request::post("http://test/stuck").body(()).unwrap();
+            let (answer, mut body) = send.send_request(post, false).unwrap();
+            let sending = tokio::spawn(async move { send_all(&mut body, vec![0; 64 << 20].into()).await });
+            stalled.push((answer, sending));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for _ in 0..3 {
+            let post = Request::post("http://test/").body(()).unwrap();
+            let answer = client.exchange(post, &[1; 1_000_000]).await.unwrap();
+            assert_eq!(answer.text(), "1000000");
+        }
+        assert!(stalled.iter().all(|(_, sending)| !sending.is_finished()));
+    });
+}
+
 #[test]
 fn a_hundred_requests_at_once_share_a_connection() {
     let origin = Origin::start(|_| {
