@@ -8,6 +8,7 @@ use kit::tls::{der, Client};
 use kit::{until, Gateway, Origin, Raw};
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 const RESPOND: &str = "routes: [{path: /, respond: {body: here}}]\n";
 
@@ -439,4 +440,70 @@ fn openssl(line: &str) -> String {
     let out =
         Command::new(words.next().unwrap()).args(words).stdin(std::process::Stdio::null()).output().unwrap();
     String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+}
+
+/// Ten, unless somebody asks for more: `PORTCULLIS_REPLACEMENTS=1000 cargo test --release --test tls under_load`.
+fn replacements() -> usize {
+    std::env::var("PORTCULLIS_REPLACEMENTS").map_or(10, |count| count.parse().unwrap())
+}
+
+/// New connections that look at the certificate, resumed ones and kept ones go on while certificates change, by the file and
+/// by reloads; none fails, and nothing is left behind.
+#[test]
+fn certificates_are_replaced_under_load_and_nothing_fails() {
+    let ca = Authority::new("ca");
+    let cert = ca.issue("a", &["a.test"]);
+    let gateway = gateway(&[&cert]);
+    let (at, over, count) = (gateway.address(), AtomicBool::new(false), AtomicUsize::new(0));
+    let (full, resumed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let answered = |tls: &mut kit::tls::Tls| {
+        assert_eq!(tls.ask("a.test", "/").unwrap().text(), "here");
+        count.fetch_add(1, Relaxed);
+    };
+    let mut sizes = Vec::new();
+    std::thread::scope(|scope| {
+        for kind in 0..4 {
+            let (ca, answered, over, full, resumed) = (&ca, &answered, &over, &full, &resumed);
+            scope.spawn(move || {
+                let client = Client::of(ca);
+                let mut kept = client.connect(at, "a.test").unwrap();
+                let mut served = 0;
+                while !over.load(Relaxed) {
+                    // One that keeps its connection, as long as it may; one that comes back; two that come anew.
+                    let fresh = Client::of(ca);
+                    let mut tls = match kind {
+                        0 if served < 9_000 => {
+                            served += 1;
+                            answered(&mut kept);
+                            continue;
+                        }
+                        0 | 1 => client.connect(at, "a.test").unwrap(),
+                        _ => fresh.connect(at, "a.test").unwrap(),
+                    };
+                    answered(&mut tls);
+                    if tls.resumed() { resumed } else { full }.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        for round in 0..replacements() {
+            let new = der(&ca.issue("a", &["a.test"]));
+            if round % 10 != 0 {
+                assert!(gateway.reload_as_is().contains("] reloaded "), "{:?}", gateway.log().last());
+            }
+            until("the new one is shown", || shown(&Client::of(&ca), at, "a.test") == new);
+            sizes.push(gateway.rss_kib());
+        }
+        over.store(true, Relaxed);
+    });
+    let (full, resumed, count) = (full.load(Relaxed), resumed.load(Relaxed), count.load(Relaxed));
+    let quarter = sizes.len() / 4;
+    let median = |of: &[u64]| {
+        let mut of = of.to_vec();
+        of.sort_unstable();
+        of[of.len() / 2]
+    };
+    let (first, last) = (median(&sizes[..=quarter]), median(&sizes[3 * quarter..]));
+    println!("{} replacements: {count} requests, {full} full and {resumed} resumed handshakes, {first} and {last} KiB", sizes.len());
+    assert!(full > 10 && resumed > 10 && count > 30, "{full} {resumed} {count}");
+    assert!(last < first + 8 * 1024, "{first} KiB in the first quarter, {last} in the last");
 }

@@ -1,5 +1,7 @@
 //! A real browser: Debian's Chromium, headless, driven over WebDriver.
 
+#![allow(dead_code)] // each test file uses its part
+
 use crate::kit::wait_for;
 use std::future::Future;
 use std::io::{BufRead, BufReader};
@@ -40,6 +42,7 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--no-first-run",
+            "--ignore-certificate-errors", // those of the tests are of no authority that it knows
             &format!("--user-data-dir={}", profile.path().display()),
         ] {
             wanted.add_arg(argument).unwrap();
