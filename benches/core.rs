@@ -20,7 +20,7 @@ use portcullis::proxy::{ctx, failure};
 use portcullis::router::Outcome;
 use portcullis::upstream::discover::Resolver;
 use portcullis::upstream::Upstream;
-use portcullis::wire::facts::Facts;
+use portcullis::wire::facts::{Ends, Facts};
 use portcullis::wire::head::{check, tidy, HeadLimits, HeadState};
 use std::hint::black_box;
 use std::sync::atomic::Ordering::Relaxed;
@@ -69,8 +69,9 @@ fn paths(c: &mut Criterion) {
 
 /// The gateway's fields into the upstream's request: into one map, and into the engine's two, where names have a spelling.
 fn fields(c: &mut Criterion) {
-    let (facts, id) =
-        (Facts::new(Some([192, 0, 2, 7].into()), Some(443), None, Arc::default()), ctx::new_id());
+    let end = |address: [u8; 4], port: u16| Some((address, port).into());
+    let ends = Ends { client: end([192, 0, 2, 7], 50_000), local: end([192, 0, 2, 1], 443) };
+    let (facts, id) = (Facts::new(ends, None, Arc::default()), ctx::new_id());
     let own =
         Own { client: Some(&facts), trusted: false, id: &id, received: http::Version::HTTP_11, trace: None };
     let mut spelt = RequestHeader::build("GET", b"/", Some(2)).expect("a request");

@@ -221,3 +221,75 @@ fn without_trusted_proxies_it_is_a_mistake() {
     assert_eq!(code, 1);
     assert!(err.starts_with("p.yaml:1:54: listeners[0].proxy_protocol: nobody could connect: "), "{err}");
 }
+
+#[test]
+fn upstreams_are_told_too_each_time_anew() {
+    // What comes out is read by what reads it at the other end.
+    let inner = world(TRUSTED);
+    for (version, tls) in [("v1", false), ("v2", false), ("v2", true)] {
+        let ca = Authority::new("ca");
+        let cert = ca.issue("a", &["a.test"]);
+        let secure = Gateway::start(&format!(
+            "listeners: [{{address: \"127.0.0.1:0\", proxy_protocol: true, tls: {{certificates: [{}]}}}}]\n{TRUSTED}\n\
+             routes: [{{path: /, upstream: \"{}\"}}]\n",
+            cert.yaml(),
+            inner.origin.url()
+        ));
+        let (target, by) = match tls {
+            true => (secure.address(), format!("tls: {{ca: {}, sni: a.test}}, ", ca.file().display())),
+            false => (inner.gateway.address(), String::new()),
+        };
+        let outer = Gateway::start(&format!(
+            "listeners: [{{address: \"127.0.0.1:0\", proxy_protocol: true}}]\n{TRUSTED}\nupstreams:\n  a: {{targets: \
+             [\"{target}\"], {by}proxy_protocol: {version}, health_check: {{interval: 100ms}}}}\n\
+             routes: [{{path: /, upstream: a}}]\n"
+        ));
+        let mut raw = Raw::connect(outer.address());
+        raw.send(b"PROXY TCP4 203.0.113.7 192.0.2.1 50000 443\r\n");
+        for _ in 0..2 {
+            assert_eq!(raw.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").response().status, 200);
+            let received = inner.origin.last();
+            assert_eq!(received.field("x-forwarded-for"), Some("203.0.113.7"), "{version} {tls}");
+            assert_eq!(received.field("x-forwarded-port"), Some("443"));
+        }
+        // The next client gets no connection of this one's.
+        let mut raw = Raw::connect(outer.address());
+        raw.send(b"PROXY TCP6 2001:db8::9 2001:db8::1 50000 8443\r\n");
+        assert_eq!(raw.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").response().status, 200);
+        let received = inner.origin.last();
+        assert_eq!(received.field("x-forwarded-for"), Some("2001:db8::9"), "{version} {tls}");
+        // Who is nobody is named as nobody.
+        let mut raw = Raw::connect(outer.address());
+        raw.send(b"PROXY UNKNOWN\r\n");
+        assert_eq!(raw.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").response().status, 200);
+        // The inner gateway trusts that address, so what the outer one says of it stands before it.
+        assert_eq!(inner.origin.last().field("x-forwarded-for"), Some("127.0.0.1, 127.0.0.1"));
+    }
+}
+
+#[test]
+fn an_upstream_is_told_the_believed_client_before_a_body_and_a_websocket_too() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gateway = Gateway::start(&format!(
+        "{TRUSTED}\nupstreams: {{a: {{targets: [\"{}\"], proxy_protocol: v1}}}}\nroutes: [{{path: /, upstream: a}}]\n",
+        listener.local_addr().unwrap()
+    ));
+    let port = gateway.address().port();
+    for more in ["", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"] {
+        let mut raw = Raw::connect(gateway.address());
+        let client = raw.socket.local_addr().unwrap();
+        for (forwarded, expected) in [
+            (String::new(), format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {port}\r\n", client.port())),
+            ("X-Forwarded-For: 203.0.113.7\r\n".into(), format!("PROXY TCP4 203.0.113.7 127.0.0.1 0 {port}\r\n")),
+            ("X-Forwarded-For: 2001:db8::7\r\n".into(), format!("PROXY TCP6 2001:db8::7 ::ffff:127.0.0.1 0 {port}\r\n")),
+        ] {
+            raw.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{more}{forwarded}\r\n"));
+            let mut origin = Raw::from(listener.accept().unwrap().0);
+            let line = origin.one_line();
+            assert_eq!(line, expected.trim_end(), "{more}");
+            origin.wait_text("\r\n\r\n");
+            origin.send("HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(raw.response().status, 403);
+        }
+    }
+}

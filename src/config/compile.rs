@@ -185,7 +185,17 @@ impl Upstreams<'_> {
             secure.then(|| tls(&RawUpstreamTls { sni: Some(host.clone()), ..RawUpstreamTls::default() }));
         let (fixed, named) = sort_targets(std::iter::once((Whereabouts::Host(host, port), 1)));
         let (method, timeouts) = (Method::RoundRobin, Timeouts::default());
-        Some(self.add(Spec { name, fixed, named, method, tls, health: None, timeouts, pool: DEFAULT_POOL }))
+        Some(self.add(Spec {
+            name,
+            fixed,
+            named,
+            method,
+            tls,
+            proxy_protocol: None,
+            health: None,
+            timeouts,
+            pool: DEFAULT_POOL,
+        }))
     }
 }
 
@@ -228,7 +238,8 @@ fn spec(raw: &RawUpstream) -> Spec {
     let name = raw.name.value.clone();
     let health = raw.health_check.as_ref().map(|check| health(check, &name));
     let (tls, pool) = (raw.tls.as_ref().map(tls), raw.pool.map_or(DEFAULT_POOL, |p| p as usize));
-    Spec { name, fixed, named, method, tls, health, timeouts, pool }
+    let proxy_protocol = raw.proxy_protocol;
+    Spec { name, fixed, named, method, tls, proxy_protocol, health, timeouts, pool }
 }
 
 fn tls(raw: &RawUpstreamTls) -> TlsSpec {

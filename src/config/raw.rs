@@ -13,6 +13,7 @@ use crate::tls::pair::Pair;
 use crate::tls::pem::Credentials;
 use crate::upstream::balance::HashOn;
 use crate::wire::facts::Terms;
+use crate::wire::proxy_protocol::Version;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -110,6 +111,7 @@ pub struct RawUpstream {
     pub balance: Option<Balance>,
     pub tls: Option<RawUpstreamTls>,
     pub health_check: Option<RawHealthCheck>,
+    pub proxy_protocol: Option<Version>,
     pub timeouts: RawTimeouts,
     pub pool: Option<u64>,
 }
@@ -124,6 +126,7 @@ impl RawUpstream {
             balance: None,
             tls: None,
             health_check: None,
+            proxy_protocol: None,
             timeouts,
             pool: None,
         }

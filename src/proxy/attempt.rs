@@ -9,9 +9,12 @@ use super::ctx::{client, Ctx};
 use crate::error::Reject;
 use crate::observe::stats::RetryReason;
 use crate::upstream::peer::Busy;
+use crate::wire::facts::Ends;
+use crate::wire::proxy_protocol;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -33,7 +36,11 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         recording.begin_attempt(target.server(), !target.name().is_empty());
     }
     let may_become_tunnel = session.is_upgrade_req();
-    let mut peer = if may_become_tunnel { target.tunnel_peer() } else { target.peer() };
+    let mut peer = match ctx.upstream.as_ref().and_then(|upstream| upstream.spec().proxy_protocol) {
+        Some(version) => target.own_peer(proxy_protocol::header(version, ends(session, ctx))),
+        None if may_become_tunnel => target.own_peer(Vec::new()),
+        None => target.peer(),
+    };
     let within = |timeout: Option<Duration>| timeout.map(|t| t.min(left));
     peer.options.connection_timeout = within(peer.options.connection_timeout);
     peer.options.total_connection_timeout = peer.options.connection_timeout;
@@ -53,6 +60,15 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     }
     ctx.target = Some(Busy::new(target));
     Ok(peer)
+}
+
+/// The client's connection, or what is known of the one to the trusted proxy that it came by.
+fn ends(session: &Session, ctx: &Ctx) -> Ends {
+    let mut ends = client(session).map(|client| client.facts().ends).unwrap_or_default();
+    if ends.address().map(|peer| peer.to_canonical()) != ctx.client {
+        ends.client = ctx.client.map(|believed| SocketAddr::new(believed, 0));
+    }
+    ends
 }
 
 /// No connection was made: nothing was sent, so any request may go elsewhere.

@@ -2,11 +2,11 @@
 //! client that has gone is nothing wrong.
 
 use super::sockets::{self, Bound};
+use crate::wire::facts::Ends;
 use crate::wire::socket::Socket;
 use futures_util::FutureExt;
 use log::warn;
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 
@@ -18,7 +18,6 @@ pub(super) struct Acceptor {
     name: String,
     /// It has been said that it cannot.
     complained: bool,
-    port: Option<u16>,
     kind: Kind,
 }
 
@@ -34,21 +33,11 @@ impl Acceptor {
             sockets::Listening::Tcp(listener) => Kind::Tcp(TcpListener::from_std(listener)?),
             sockets::Listening::Unix(listener) => Kind::Unix(UnixListener::from_std(listener)?),
         };
-        Ok(Acceptor {
-            name: bound.name(),
-            complained: false,
-            port: bound.address().map(|address| address.port()),
-            kind,
-        })
-    }
-
-    /// The port; none of a Unix socket.
-    pub(super) fn port(&self) -> Option<u16> {
-        self.port
+        Ok(Acceptor { name: bound.name(), complained: false, kind })
     }
 
     /// The next connection, and whose it is. What goes wrong is said once, and tried again after a pause.
-    pub(super) async fn next(&mut self) -> (Socket, Option<IpAddr>) {
+    pub(super) async fn next(&mut self) -> (Socket, Ends) {
         loop {
             match self.accept().await {
                 Ok(accepted) => {
@@ -67,7 +56,7 @@ impl Acceptor {
     }
 
     /// A connection that is in the queue now. The runtime's budget for a task must not end this: the rest would be reset.
-    pub(super) fn waiting(&self) -> Option<(Socket, Option<IpAddr>)> {
+    pub(super) fn waiting(&self) -> Option<(Socket, Ends)> {
         loop {
             match tokio::task::unconstrained(self.accept()).now_or_never()? {
                 Ok(accepted) => return Some(accepted),
@@ -80,14 +69,15 @@ impl Acceptor {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
+    async fn accept(&self) -> io::Result<(Socket, Ends)> {
         match &self.kind {
             Kind::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
                 let _ = socket.set_nodelay(true); // answers leave when they are written
-                Ok((Socket::Tcp(socket), Some(peer.ip())))
+                let ends = Ends { client: Some(peer), local: socket.local_addr().ok() };
+                Ok((Socket::Tcp(socket), ends))
             }
-            Kind::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), None)),
+            Kind::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), Ends::default())),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::proxy::record::Left;
 use crate::proxy::{failure, record, Proxy};
 use crate::wire::client::Client;
 use crate::wire::conn::{Conn, NoHead, Pace};
+use crate::wire::facts::Ends;
 use crate::wire::head::HeadError;
 use crate::wire::socket::Socket;
 use crate::wire::trail::Trail;
@@ -33,10 +34,8 @@ pub(super) const LINE: usize = 512;
 pub struct Arrival {
     /// The accepted socket.
     pub socket: Socket,
-    /// The client's address; none on a Unix socket.
-    pub peer: Option<IpAddr>,
-    /// The port it connected to; none on a Unix socket.
-    pub port: Option<u16>,
+    /// Its two ends.
+    pub ends: Ends,
     /// What it came in by.
     pub listener: Arc<Listener>,
 }

@@ -193,7 +193,7 @@ async fn serve(mut acceptor: Acceptor, admin: Arc<Admin>, mut end: watch::Receiv
     let mut inside = JoinSet::new();
     let mut seats: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let (socket, peer) = tokio::select! {
+        let (socket, ends) = tokio::select! {
             accepted = acceptor.next() => accepted,
             _ = end.wait_for(|end| *end) => break,
         };
@@ -205,7 +205,7 @@ async fn serve(mut acceptor: Acceptor, admin: Arc<Admin>, mut end: watch::Receiv
             seats.pop_front().iter().for_each(AbortHandle::abort);
         }
         let pace = Pace { write: ANSWER_TIME, body_rate: 240, body_grace: Limits::BODY_GRACE };
-        let facts = Facts::new(peer, acceptor.port(), None, Arc::default());
+        let facts = Facts::new(ends, None, Arc::default());
         let conn = Conn::new(socket, facts, pace, Arc::clone(&farewell), Arc::new(()));
         seats.push_back(inside.spawn(answer(Box::new(conn), Arc::clone(&admin), end.clone())));
     }

@@ -7,8 +7,8 @@ use crate::observe::exchange::Exchange;
 use crate::proxy::ctx::new_id;
 use crate::proxy::failure;
 use crate::tls::{Session, Terminator};
-use crate::wire::facts::Facts;
-use crate::wire::proxy_protocol::{self, Told};
+use crate::wire::facts::{Ends, Facts};
+use crate::wire::proxy_protocol;
 use crate::wire::socket::Socket;
 use log::debug;
 use std::net::IpAddr;
@@ -26,28 +26,28 @@ pub(super) async fn shake_hands(
     ticket: &Ticket,
     shared: &Shared,
 ) -> Option<(Socket, Facts)> {
-    let Arrival { mut socket, mut peer, mut port, listener } = arrival;
+    let Arrival { mut socket, mut ends, listener } = arrival;
     let end = Instant::now() + shared.gateway.load().limits.header_timeout;
     if listener.proxy_protocol {
-        match timeout_at(end, told(&mut socket, peer, shared))
+        match timeout_at(end, told(&mut socket, ends.address(), shared))
             .await
             .unwrap_or_else(|_| Err("no PROXY header in time".into()))
         {
             Ok(None) => {}
-            Ok(Some(Told { client, port: to })) => (peer, port) = (Some(client), Some(to)),
+            Ok(Some(told)) => ends = told,
             Err(why) => {
-                note(shared, &Reject::ProxyHeader, new_id().as_bytes(), peer, &why);
+                note(shared, &Reject::ProxyHeader, new_id().as_bytes(), ends.address(), &why);
                 return None;
             }
         }
-        if let Err(reject) = shared.admit_from(ticket, peer) {
-            note(shared, &reject, new_id().as_bytes(), peer, "");
+        if let Err(reject) = shared.admit_from(ticket, ends.address()) {
+            note(shared, &reject, new_id().as_bytes(), ends.address(), "");
             return None;
         }
     }
     let terms = Arc::clone(&listener.terms);
     let Some(terminator) = &listener.tls else {
-        return Some((socket, Facts::new(peer, port, None, terms)));
+        return Some((socket, Facts::new(ends, None, terms)));
     };
     let begin = async {
         if is_plain(&socket).await {
@@ -59,24 +59,24 @@ pub(super) async fn shake_hands(
     match timeout_at(end, begin).await {
         Ok(Ok((socket, session))) => {
             results[usize::from(session.resumed)].fetch_add(1, Ordering::Relaxed);
-            return Some((socket, Facts::new(peer, port, Some(session), terms)));
+            return Some((socket, Facts::new(ends, Some(session), terms)));
         }
         Ok(Err(Some(mut plain))) => {
             let (reject, id) = (Reject::PlainHttp, new_id());
             let answer = failure::raw_answer(&reject, id.to_str().unwrap_or_default());
-            note(shared, &reject, id.as_bytes(), peer, "");
+            note(shared, &reject, id.as_bytes(), ends.address(), "");
             let _ = timeout_at(end, plain.write_all(&answer)).await;
             let _ = timeout_at(end, plain.shutdown()).await;
         }
         Ok(Err(None)) => {}
-        Err(_) => debug!("TLS with {peer:?}: no handshake in time"),
+        Err(_) => debug!("TLS with {:?}: no handshake in time", ends.client),
     }
     results[2].fetch_add(1, Ordering::Relaxed);
     None
 }
 
 /// What the balancer says, if it is one.
-async fn told(socket: &mut Socket, peer: Option<IpAddr>, shared: &Shared) -> Result<Option<Told>, String> {
+async fn told(socket: &mut Socket, peer: Option<IpAddr>, shared: &Shared) -> Result<Option<Ends>, String> {
     match peer {
         // Who reaches a Unix socket has been let in by its folder.
         Some(peer) if !shared.gateway.load().trusted.contains(peer) => {

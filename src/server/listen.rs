@@ -12,6 +12,7 @@ use crate::error::Reject;
 use crate::gateway::{Bind, Listener, Protocols};
 use crate::observe::exchange::Exchange;
 use crate::proxy::{failure, Proxy};
+use crate::wire::facts::Ends;
 use crate::wire::socket::Socket;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -417,7 +418,7 @@ impl Accepting {
             tls: None,
             terms: Arc::default(),
         });
-        let itself = Arrival { socket: Socket::Unix(theirs), peer: None, port: None, listener };
+        let itself = Arrival { socket: Socket::Unix(theirs), ends: Ends::default(), listener };
         self.serve(itself, self.shared.admit_itself());
         ours.write_all(QUESTION).await?;
         let mut answer = vec![0; PROOF.len()];
@@ -427,7 +428,7 @@ impl Accepting {
 
     /// Serves a connection, or tells it that there is no room.
     fn greet(&self, arrival: Arrival) {
-        match self.shared.admit(arrival.peer) {
+        match self.shared.admit(arrival.ends.address()) {
             Ok(ticket) => {
                 self.shared.observed.totals.accepted.fetch_add(1, Ordering::Relaxed);
                 self.serve(arrival, ticket);
@@ -489,18 +490,14 @@ async fn accept_all(
     accepting: Accepting,
     mut order: watch::Receiver<Order>,
 ) {
-    let arrived = |acceptor: &Acceptor, socket, peer| {
-        accepting.greet(Arrival { socket, peer, port: acceptor.port(), listener: listener.load_full() });
-    };
+    let arrived = |(socket, ends)| accepting.greet(Arrival { socket, ends, listener: listener.load_full() });
     loop {
         tokio::select! {
-            (socket, peer) = acceptor.next() => {
-                arrived(&acceptor, socket, peer);
-            }
+            accepted = acceptor.next() => arrived(accepted),
             ordered = order.wait_for(|order| *order != Order::Accept) => {
                 if ordered.is_ok_and(|order| *order == Order::Close) {
-                    while let Some((socket, peer)) = acceptor.waiting() {
-                        arrived(&acceptor, socket, peer);
+                    while let Some(accepted) = acceptor.waiting() {
+                        arrived(accepted);
                     }
                 }
                 return;
@@ -516,5 +513,5 @@ fn turn_away(shared: &Shared, arrival: &Arrival, reject: &Reject) {
     if arrival.listener.tls.is_none() {
         let _ = arrival.socket.try_write(&answer);
     }
-    connection::tell(shared, reject, id.as_bytes(), arrival.peer, b"", Exchange::default());
+    connection::tell(shared, reject, id.as_bytes(), arrival.ends.address(), b"", Exchange::default());
 }

@@ -4,6 +4,8 @@ use super::dial::tls_trouble;
 use super::peer::Target;
 use super::Targets;
 use crate::tls;
+use crate::wire::facts::Ends;
+use crate::wire::proxy_protocol::{self, Version};
 use async_trait::async_trait;
 use log::{info, warn};
 use pingora::connectors::http::Connector;
@@ -52,6 +54,8 @@ pub(super) struct Checks {
     request: Option<RequestHeader>,
     /// Whether the system is asked for whom to trust.
     asks_the_system: bool,
+    /// Whether a target wants to be told first for whom it is asked: for nobody.
+    proxy_protocol: Option<Version>,
     /// Made with the first check: a configuration that is only looked at has no use for the system's authorities.
     connector: OnceLock<Connector>,
     targets: Targets,
@@ -63,11 +67,12 @@ impl Checks {
         upstream: Arc<str>,
         spec: &HealthSpec,
         asks_the_system: bool,
+        proxy_protocol: Option<Version>,
         targets: Targets,
     ) -> Self {
         let request = spec.http.as_ref().map(request);
         let (spec, connector) = (spec.clone(), OnceLock::new());
-        Checks { upstream, spec, request, asks_the_system, connector, targets }
+        Checks { upstream, spec, request, asks_the_system, proxy_protocol, connector, targets }
     }
 
     fn connector(&self) -> &Connector {
@@ -82,7 +87,10 @@ impl Checks {
     }
 
     async fn probe(&self, target: &Target) -> Result<(), String> {
-        let mut peer = *target.peer();
+        let mut peer = match self.proxy_protocol {
+            Some(version) => *target.own_peer(proxy_protocol::header(version, Ends::default())),
+            None => *target.peer(),
+        };
         if let Some(port) = self.spec.port {
             peer._address.set_port(port);
         }

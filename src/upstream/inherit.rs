@@ -14,7 +14,9 @@ impl Upstream {
         for name in &new.names {
             old.names.iter().for_each(|before| name.inherit(before));
         }
-        let alike = new.spec.health == old.spec.health && new.spec.tls == old.spec.tls;
+        let (now, then) = (&new.spec, &old.spec);
+        let alike =
+            (&now.health, &now.tls, now.proxy_protocol) == (&then.health, &then.tls, then.proxy_protocol);
         if new.spec.health.is_some() && alike {
             let known = old.targets.load();
             let carried = known.iter().map(|(address, before)| {
@@ -54,6 +56,7 @@ mod tests {
             fixed: targets.iter().map(|target| (target.clone(), 1)).collect(),
             named: Vec::new(),
             method: Method::RoundRobin,
+            proxy_protocol: None,
             tls: None,
             health: Some(health),
             timeouts: Timeouts::default(),

@@ -19,6 +19,7 @@ use crate::upstream::dial::{Dial, TlsSpec};
 use crate::upstream::discover::{Known, Name, Resolver};
 use crate::upstream::health::{Checks, HealthSpec};
 use crate::upstream::peer::{Address, Target, Timeouts};
+use crate::wire::proxy_protocol::Version;
 use arc_swap::ArcSwap;
 use balance::{HashOn, Method};
 use futures_util::future::join_all;
@@ -47,6 +48,8 @@ pub struct Spec {
     pub method: Method,
     /// TLS to the targets; none: in the clear.
     pub tls: Option<TlsSpec>,
+    /// Who is told of the client before anything else, and how.
+    pub proxy_protocol: Option<Version>,
     /// Active checks, when there are any.
     pub health: Option<HealthSpec>,
     /// How long to wait for what.
@@ -78,7 +81,9 @@ impl Upstream {
         let known = Arc::new(Known::default());
         let asks = spec.tls.as_ref().is_some_and(TlsSpec::asks_the_system);
         let checks = spec.health.as_ref();
-        let checks = checks.map(|health| Checks::new(Arc::clone(&name), health, asks, Arc::clone(&targets)));
+        let checks = checks.map(|health| {
+            Checks::new(Arc::clone(&name), health, asks, spec.proxy_protocol, Arc::clone(&targets))
+        });
         Upstream {
             balancer: Balancer::new(&spec.method, Arc::clone(&known), checks),
             stats: Arc::new(UpstreamStats::new(&name)),

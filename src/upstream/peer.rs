@@ -135,11 +135,11 @@ impl Target {
         Box::new(self.peer.clone())
     }
 
-    /// The same for a request that may become a tunnel, over a connection of its own kind (`tunnel.rs`).
-    pub fn tunnel_peer(&self) -> Box<HttpPeer> {
+    /// The same for a request that gets a connection of its own (`tunnel.rs`), on which this is said first.
+    pub fn own_peer(&self, greeting: Vec<u8>) -> Box<HttpPeer> {
         let mut peer = self.peer();
         peer.group_key |= TUNNELS;
-        peer.options.custom_l4 = Some(Arc::new(Tunnels { tls: peer.is_tls() }));
+        peer.options.custom_l4 = Some(Arc::new(Tunnels { tls: peer.is_tls(), greeting }));
         peer
     }
 

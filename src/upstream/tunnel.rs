@@ -8,6 +8,9 @@
 //! know such a connection's peer and drops it.
 //!
 //! With TLS the handshake reads and writes too, so there every first read after a write waits: that of the answer does.
+//!
+//! That nobody else gets such a connection is what the PROXY protocol needs as well: what it says of the client at the
+//! beginning is true of this request alone.
 
 use async_trait::async_trait;
 use pingora::connectors::l4::Connect;
@@ -19,7 +22,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Makes such connections; who calls it bounds them in time.
@@ -27,6 +30,14 @@ use tokio::net::{TcpStream, UnixStream};
 pub(super) struct Tunnels {
     /// TLS goes over them.
     pub(super) tls: bool,
+    /// What comes first, before TLS.
+    pub(super) greeting: Vec<u8>,
+}
+
+impl Tunnels {
+    async fn greet(&self, mut socket: impl AsyncWrite + Unpin) -> Result<()> {
+        socket.write_all(&self.greeting).await.map_err(failed)
+    }
 }
 
 #[async_trait]
@@ -35,12 +46,14 @@ impl Connect for Tunnels {
         let tls = self.tls;
         let socket: Box<dyn VirtualSocket> = match address {
             SocketAddr::Inet(address) => {
-                let socket = TcpStream::connect(address).await.map_err(failed)?;
+                let mut socket = TcpStream::connect(address).await.map_err(failed)?;
+                self.greet(&mut socket).await?;
                 Box::new(Late { socket, wait: true, tls })
             }
             SocketAddr::Unix(address) => {
                 let path = address.as_pathname().unwrap_or(Path::new(""));
-                let socket = UnixStream::connect(path).await.map_err(failed)?;
+                let mut socket = UnixStream::connect(path).await.map_err(failed)?;
+                self.greet(&mut socket).await?;
                 Box::new(Late { socket, wait: true, tls })
             }
         };

@@ -3,7 +3,7 @@
 use crate::base::client;
 use crate::tls::Session;
 use http::HeaderValue;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What a listener asks of those who come in by it.
@@ -15,9 +15,27 @@ pub struct Terms {
     pub hsts: Option<HeaderValue>,
 }
 
+/// The two ends of a client's connection, or what a balancer in front says of them; none on a Unix socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The client's.
+    pub client: Option<SocketAddr>,
+    /// What it has connected to.
+    pub local: Option<SocketAddr>,
+}
+
+impl Ends {
+    /// The client's address.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.client.map(|client| client.ip())
+    }
+}
+
 /// A connection's two ends as fields are made of them.
 #[derive(Debug, Default)]
 pub struct Facts {
+    /// The ends themselves.
+    pub ends: Ends,
     /// The client's address; none on a Unix socket.
     pub address: Option<IpAddr>,
     /// The same as a field has it.
@@ -35,22 +53,19 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Of a connection from `address` to `local_port`.
-    pub fn new(
-        address: Option<IpAddr>,
-        local_port: Option<u16>,
-        tls: Option<Session>,
-        terms: Arc<Terms>,
-    ) -> Self {
+    /// Of a connection between these.
+    pub fn new(ends: Ends, tls: Option<Session>, terms: Arc<Terms>) -> Self {
+        let address = ends.address();
         let canonical = address.map(|p| p.to_canonical());
         let text = |p: IpAddr| HeaderValue::try_from(p.to_string()).expect("an address is a field value");
         let field = |cert: &str| HeaderValue::try_from(cert).expect("base64 is a field value");
         let client = tls.as_ref().and_then(|session| session.client.as_ref());
         Facts {
+            ends,
             address,
             peer: canonical.map(text),
             node: canonical.map_or_else(|| "unknown".into(), |p| client::node(p).into()),
-            local_port: local_port.map(HeaderValue::from),
+            local_port: ends.local.map(|local| HeaderValue::from(local.port())),
             client_cert: client.map(|client| field(&client.field)),
             tls: tls.map(Box::new),
             terms,

@@ -3,19 +3,20 @@
 //! Read without taking one byte of what follows, which may be TLS. The crate `ppp` knows what a header means; where it ends
 //! is known here.
 
+use super::facts::Ends;
 use super::socket::Socket;
 use ppp::{v1, v2, HeaderResult};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use tokio::io::AsyncReadExt;
 
-/// Who is at the other end of the balancer's connection.
+/// How a header is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
-    /// The client's address.
-    pub client: IpAddr,
-    /// The port that it connected to.
-    pub port: u16,
+pub enum Version {
+    /// A line of text (§2.1).
+    V1,
+    /// Binary (§2.2).
+    V2,
 }
 
 /// As long as the signature of version 2, and shorter than any header of version 1.
@@ -31,7 +32,7 @@ const MOST: usize = 4096;
 ///
 /// # Errors
 /// What came instead, as a sentence for the operator.
-pub async fn read(socket: &mut Socket) -> Result<Option<Told>, String> {
+pub async fn read(socket: &mut Socket) -> Result<Option<Ends>, String> {
     let gone = |e: io::Error| match e.kind() {
         io::ErrorKind::UnexpectedEof => "the connection ended before a PROXY header".to_owned(),
         _ => format!("the connection broke before a PROXY header: {e}"),
@@ -76,19 +77,65 @@ async fn read_line(socket: &mut Socket, line: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-fn first(header: &v1::Header<'_>) -> Option<Told> {
+fn first(header: &v1::Header<'_>) -> Option<Ends> {
     match header.addresses {
-        v1::Addresses::Tcp4(ip) => Some(Told { client: ip.source_address.into(), port: ip.destination_port }),
-        v1::Addresses::Tcp6(ip) => Some(Told { client: ip.source_address.into(), port: ip.destination_port }),
+        v1::Addresses::Tcp4(ip) => {
+            ends(ip.source_address, ip.source_port, ip.destination_address, ip.destination_port)
+        }
+        v1::Addresses::Tcp6(ip) => {
+            ends(ip.source_address, ip.source_port, ip.destination_address, ip.destination_port)
+        }
         v1::Addresses::Unknown => None,
     }
 }
 
-fn second(header: &v2::Header<'_>) -> Option<Told> {
+fn second(header: &v2::Header<'_>) -> Option<Ends> {
     match header.addresses {
         _ if header.command == v2::Command::Local => None,
-        v2::Addresses::IPv4(ip) => Some(Told { client: ip.source_address.into(), port: ip.destination_port }),
-        v2::Addresses::IPv6(ip) => Some(Told { client: ip.source_address.into(), port: ip.destination_port }),
+        v2::Addresses::IPv4(ip) => {
+            ends(ip.source_address, ip.source_port, ip.destination_address, ip.destination_port)
+        }
+        v2::Addresses::IPv6(ip) => {
+            ends(ip.source_address, ip.source_port, ip.destination_address, ip.destination_port)
+        }
         v2::Addresses::Unix(_) | v2::Addresses::Unspecified => None,
     }
+}
+
+fn ends(client: impl Into<IpAddr>, port: u16, local: impl Into<IpAddr>, local_port: u16) -> Option<Ends> {
+    let (client, local) = (SocketAddr::new(client.into(), port), SocketAddr::new(local.into(), local_port));
+    Some(Ends { client: Some(client), local: Some(local) })
+}
+
+/// A header that names these; where there is nobody to name, one that says so.
+pub fn header(version: Version, ends: Ends) -> Vec<u8> {
+    let both = ends.client.zip(ends.local).map(|(client, local)| one_family(client, local));
+    let addresses =
+        |both: Option<(SocketAddr, SocketAddr)>| both.map_or(v1::Addresses::Unknown, v1::Addresses::from);
+    let written = match (version, both) {
+        (Version::V1, both) => return addresses(both).to_string().into_bytes(),
+        (Version::V2, Some(both)) => {
+            let command = v2::Version::Two | v2::Command::Proxy;
+            v2::Builder::with_addresses(command, v2::Protocol::Stream, both).build()
+        }
+        (Version::V2, None) => {
+            let nobody = v2::AddressFamily::Unspecified | v2::Protocol::Unspecified;
+            v2::Builder::new(v2::Version::Two | v2::Command::Local, nobody).build()
+        }
+    };
+    written.expect("addresses fit into a header")
+}
+
+/// Both as addresses of one family, as a header has them.
+fn one_family(client: SocketAddr, local: SocketAddr) -> (SocketAddr, SocketAddr) {
+    let canonical = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+    let (client, local) = (canonical(client), canonical(local));
+    if client.is_ipv4() == local.is_ipv4() {
+        return (client, local);
+    }
+    let mapped = |end: SocketAddr| match end {
+        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        v6 => v6,
+    };
+    (mapped(client), mapped(local))
 }

@@ -189,6 +189,11 @@ impl<S: Read + Write> Raw<S> {
         }
     }
 
+    /// The next line, without its end.
+    pub fn one_line(&mut self) -> String {
+        self.line().expect("a line")
+    }
+
     /// Waits until this has come, among whatever else.
     pub fn wait_text(&mut self, text: &str) {
         while find(&self.buffer, text.as_bytes()).is_none() {

@@ -8,6 +8,7 @@ use super::super::raw::{
 use super::{plain_path, tls};
 use crate::policy::headers;
 use crate::upstream::balance::HashOn;
+use crate::wire::proxy_protocol::Version;
 use std::time::Duration;
 
 pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> RawUpstream {
@@ -27,12 +28,23 @@ pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> RawUpstream {
         targets: targets.iter().filter_map(target).collect(),
         balance: fields.get("balance").and_then(|i| balance(&i)),
         tls: fields.get("tls").and_then(|i| secured(&i)),
+        proxy_protocol: fields.get("proxy_protocol").and_then(|i| proxy_protocol(&i)),
         health_check: fields.get("health_check").and_then(|i| health_check(&i)),
         timeouts: fields.get("timeouts").and_then(|i| timeouts(&i)).unwrap_or_default(),
         pool: fields.get("keepalive").and_then(|i| pool(&i)),
     };
     fields.close();
     upstream
+}
+
+fn proxy_protocol(item: &Item<'_, '_>) -> Option<Version> {
+    let parse = |text: &str| match text {
+        "v1" => Ok(Version::V1),
+        "v2" => Ok(Version::V2),
+        "true" => Err("expected v1 or v2: which version do its targets read?".to_owned()),
+        other => Err(format!("expected v1 or v2, found {other:?}")),
+    };
+    item.parse("v1 or v2", parse).map(|version| version.value)
 }
 
 fn target(item: &Item<'_, '_>) -> Option<At<RawTarget>> {
