@@ -168,3 +168,17 @@ fn a_reload_that_asks_for_certificates_holds_for_connections_from_before() {
     assert!(gateway.reload(&world.yaml("{ca: CA, mode: optional}")).contains("] reloaded "));
     assert_eq!(kept.ask("open.test", "/").unwrap().status, 200, "the rule that it was made under is back");
 }
+
+#[test]
+fn a_session_does_not_outlive_its_certificate() {
+    let world = World::new();
+    let gateway = Gateway::start(&world.yaml("{ca: CA}"));
+    let leaf = Leaf { names: &["client.test"], valid: (-1, 0), seconds: 3, ..Leaf::default() };
+    let client = Client::known_by(&world.ca, &world.clients.issue_as("short", &leaf));
+    let mut first = client.connect(gateway.address(), "open.test").unwrap();
+    assert_eq!(first.ask("open.test", "/").unwrap().status, 200);
+    let mut again = client.connect(gateway.address(), "open.test").unwrap();
+    assert_eq!(again.ask("open.test", "/").unwrap().status, 200);
+    assert!(again.resumed());
+    until("it has ended, and no ticket helps", || status(&client, &gateway, "open.test") == 0);
+}

@@ -11,6 +11,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::WebPkiClientVerifier;
 use rustls::RootCertStore;
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use x509_parser::extensions::GeneralName;
@@ -144,6 +145,8 @@ pub struct ClientCert {
     pub fingerprint: Box<str>,
     /// The certificate as the value of `Client-Cert` (RFC 9440 §2.1).
     pub field: Box<str>,
+    /// Between which seconds since 1970 it is valid.
+    valid: RangeInclusive<i64>,
 }
 
 impl ClientCert {
@@ -156,12 +159,22 @@ impl ClientCert {
         let parsed = X509Certificate::from_der(certificate).ok();
         let subject = parsed.as_ref().map(|(_, parsed)| parsed.subject().to_string());
         let names = parsed.as_ref().map(|(_, parsed)| alternative_names(parsed));
+        let valid = parsed.as_ref().map(|(_, parsed)| {
+            let validity = parsed.validity();
+            validity.not_before.timestamp()..=validity.not_after.timestamp()
+        });
         ClientCert {
             subject: subject.unwrap_or_default().into(),
             names: names.unwrap_or_default(),
             fingerprint: fingerprint.into(),
             field: format!(":{}:", STANDARD.encode(certificate)).into(),
+            valid: valid.unwrap_or(0..=-1), // nothing that was verified cannot be read
         }
+    }
+
+    /// Whether it is valid now; a session that is resumed may outlast it.
+    pub(super) fn is_in_force(&self) -> bool {
+        self.valid.contains(&(super::ticket::now() as i64))
     }
 }
 

@@ -129,6 +129,9 @@ impl Terminator {
         let names = Arc::clone(&state.pairs[pair].names);
         let held = self.line.hold(host, context);
         let session = Session::of(stream.get_ref().1, name, names, held);
+        if session.client.as_ref().is_some_and(|client| !client.is_in_force()) {
+            return Err(io::Error::other("the client's certificate has ended since its session began"));
+        }
         Ok((stream, session))
     }
 

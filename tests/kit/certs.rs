@@ -67,12 +67,14 @@ pub struct Leaf<'a> {
     pub rsa: bool,
     /// Days from now on, negative ones before.
     pub valid: (i64, i64),
+    /// Seconds more.
+    pub seconds: i64,
     pub serial: u64,
 }
 
 impl Default for Leaf<'_> {
     fn default() -> Self {
-        Leaf { names: &["localhost"], rsa: false, valid: (-1, 90), serial: 1 }
+        Leaf { names: &["localhost"], rsa: false, valid: (-1, 90), seconds: 0, serial: 1 }
     }
 }
 
@@ -127,7 +129,7 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from(leaf.serial));
         let now = OffsetDateTime::now_utc();
         params.not_before = now + Duration::days(leaf.valid.0);
-        params.not_after = now + Duration::days(leaf.valid.1);
+        params.not_after = now + Duration::days(leaf.valid.1) + Duration::seconds(leaf.seconds);
         let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
         Signed { cert, key: key.serialize_pem() }
     }
