@@ -8,6 +8,7 @@ use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
 use crate::policy::Chain;
 use crate::router::{RouteId, Router};
+use crate::tls::acme::{Folder, Wanted};
 use crate::tls::ticket::TicketKeys;
 use crate::tls::Terminator;
 use crate::upstream::discover::Resolver;
@@ -33,6 +34,10 @@ pub struct Gateway {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Asks for the addresses of named targets.
     pub resolver: Arc<Resolver>,
+    /// The certificates that an authority issues, each once.
+    pub wanted: Box<[Arc<Wanted>]>,
+    /// Where they are kept, and what is pending for them.
+    pub folders: Box<[Arc<Folder>]>,
     /// What seals TLS sessions; the same for all configurations of the process.
     pub ticket_keys: Arc<TicketKeys>,
     /// Where requests are written down.

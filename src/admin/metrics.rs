@@ -9,6 +9,7 @@ use super::Admin;
 use crate::gateway::Gateway;
 use crate::observe::stats::{Histogram, RouteStats, BOUNDS, CODES, RETRY_REASONS};
 use crate::observe::status::Status;
+use crate::tls::acme;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{prometheus_text, text, DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -231,6 +232,42 @@ impl Families<'_> {
             "portcullis_certificate_expiry_timestamp_seconds",
             "When a certificate of a listener ends, by its file",
             certificates.iter().map(|(file, until)| ([("certificate", file.as_str())], *until as f64)),
+        )?;
+        self.acme(gateway)
+    }
+
+    fn acme(&mut self, gateway: &Gateway) -> Result {
+        let all: Vec<(&str, acme::Status)> =
+            gateway.wanted.iter().map(|wanted| (&*wanted.host, wanted.status())).collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        type Time = fn(&acme::Status) -> Option<i64>;
+        let times: [(&str, &str, Time); 3] = [
+            (
+                "portcullis_acme_next_attempt_timestamp_seconds",
+                "When a certificate is ordered next, by its host",
+                |status| status.next,
+            ),
+            (
+                "portcullis_acme_last_success_timestamp_seconds",
+                "From when on the certificate that was issued last is valid",
+                |status| status.succeeded,
+            ),
+            (
+                "portcullis_acme_last_failure_timestamp_seconds",
+                "When an order failed last, if none has succeeded since",
+                |status| status.failed,
+            ),
+        ];
+        for (name, help, time) in times {
+            let known = all.iter().filter_map(|(host, status)| Some((*host, time(status)?)));
+            self.gauges(name, help, known.map(|(host, time)| ([("host", host)], time as f64)))?;
+        }
+        self.gauges(
+            "portcullis_acme_failures",
+            "Orders that failed since one succeeded",
+            all.iter().map(|(host, status)| ([("host", *host)], f64::from(status.failures))),
         )
     }
 

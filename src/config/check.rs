@@ -3,10 +3,12 @@
 
 use super::decode::{suggest, At, Context, Place};
 use super::raw::{
-    host_port, provable, upstream_url, Balance, Raw, RawAction, RawRoute, RawTarget, RawUpstream, Whereabouts,
+    host_port, provable, upstream_url, Balance, Raw, RawAcme, RawAction, RawRoute, RawTarget, RawUpstream,
+    Whereabouts,
 };
 use crate::gateway::Bind;
 use crate::router::{shadowed, Match, PathMatch};
+use crate::tls::acme::Challenge;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -71,6 +73,7 @@ fn listeners(raw: &Raw, cx: &Context<'_>) {
             );
         }
     }
+    authorities(raw, cx);
     let Some(At { place, value: admin }) = &raw.admin else { return };
     let taken = raw.listeners.iter().find(|listener| listener.address.value.overlaps(&admin.address));
     if let Some(first) = taken.map(|listener| listener.address.place.pos.line) {
@@ -81,6 +84,34 @@ fn listeners(raw: &Raw, cx: &Context<'_>) {
                 "{address} is where the listener on line {first} listens; who looks at the gateway needs another address"
             ),
         );
+    }
+}
+
+/// What lies in one folder for one directory has one account, and one way to prove.
+fn authorities(raw: &Raw, cx: &Context<'_>) {
+    let plain = raw.listeners.iter().any(|listener| listener.tls.is_none());
+    let mut seen: Vec<&RawAcme> = Vec::new();
+    for acme in raw.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.acme) {
+        if acme.authority.challenge == Challenge::Http && !plain {
+            cx.fail(
+                &acme.place,
+                "`challenge: http` is answered by a listener without `tls` (at port 80, for the authority), and there is none",
+            );
+        }
+        let same = |known: &&&RawAcme| {
+            let (known, new) = (&known.authority, &acme.authority);
+            known.folder == new.folder && known.directory == new.directory
+        };
+        match seen.iter().find(same) {
+            Some(known) if known.authority != acme.authority => cx.fail(
+                &acme.place,
+                format!(
+                    "differs from the one on line {} in more than `hosts`, with the same directory and folder: they have one account",
+                    known.place.pos.line
+                ),
+            ),
+            _ => seen.push(acme),
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use super::check::matching;
 use super::decode::At;
 use super::raw::{
-    upstream_url, Balance, Raw, RawAction, RawHealthCheck, RawLimits, RawListener, RawPolicies, RawRewrite,
-    RawRoute, RawTls, RawUpstream, RawUpstreamTls, UpstreamUrl, Whereabouts,
+    upstream_url, Balance, Raw, RawAcme, RawAction, RawHealthCheck, RawLimits, RawListener, RawPolicies,
+    RawRewrite, RawRoute, RawTls, RawUpstream, RawUpstreamTls, UpstreamUrl, Whereabouts,
 };
 use crate::base::client::TrustedProxies;
 use crate::gateway::{
@@ -17,6 +17,7 @@ use crate::policy::max_body::MaxBody;
 use crate::policy::rewrite::{PathRewrite, Rewrite};
 use crate::policy::{Chain, Policy};
 use crate::router::{Match, PathMatch, Router};
+use crate::tls::acme::{folders, Wants};
 use crate::tls::ticket::TicketKeys;
 use crate::tls::{terminator as tls, Terminator};
 use crate::upstream::balance::Method;
@@ -89,8 +90,13 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
     let settings =
         Settings { control: raw.control.clone(), threads: raw.threads, pool: upstreams.pool.max(1) };
     let ticket_keys = before.map(|before| Arc::clone(&before.ticket_keys)).unwrap_or_default();
+    let mut wants = Wants::after(before.map_or(&[][..], |before| &before.wanted));
+    let listeners = listeners(raw.listeners, &ticket_keys, &mut wants, before);
+    let wanted = wants.all();
     let gateway = Gateway {
-        listeners: listeners(raw.listeners, &ticket_keys, before),
+        listeners,
+        folders: folders(&wanted),
+        wanted,
         ticket_keys,
         router: Router::build(routes),
         trusted: TrustedProxies::new(raw.trusted_proxies),
@@ -116,6 +122,7 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
 fn listeners(
     raw: Vec<RawListener>,
     keys: &Arc<TicketKeys>,
+    wants: &mut Wants,
     before: Option<&Gateway>,
 ) -> Box<[Arc<Listener>]> {
     let mut before: Vec<&Arc<Listener>> = before.into_iter().flat_map(|before| &before.listeners).collect();
@@ -127,9 +134,13 @@ fn listeners(
             None => Protocols::HTTP1,
         });
         // What `check` found wrong may have no certificate left.
-        let tls = raw.tls.filter(|tls| !tls.pairs.is_empty()).map(|tls| {
-            let RawTls { pairs, clients, only_tls13 } = tls;
-            let spec = tls::Spec { pairs, clients, only_tls13, protocols: protocols.alpn() };
+        let tls = raw.tls.filter(|tls| !tls.pairs.is_empty() || !tls.acme.is_empty()).map(|tls| {
+            let RawTls { pairs, acme, clients, only_tls13 } = tls;
+            let mut issued = Vec::new();
+            for RawAcme { authority, hosts, .. } in acme {
+                issued.extend(hosts.into_iter().map(|(host, pair)| (wants.want(&host, &authority), pair)));
+            }
+            let spec = tls::Spec { pairs, issued, clients, only_tls13, protocols: protocols.alpn() };
             Arc::new(Terminator::new(spec, Arc::clone(keys), old.and_then(|old| old.tls.as_deref())))
         });
         Arc::new(Listener {

@@ -238,11 +238,26 @@ impl<'c, 'a> Item<'c, 'a> {
         }
     }
 
+    /// A relative path begins at the folder of the configuration file.
+    pub fn beside(&self, path: &str) -> PathBuf {
+        self.cx.folder().join(path)
+    }
+
+    /// What a file of ours has, if there is one.
+    pub fn kept(&self, path: &Path) -> Option<String> {
+        self.cx.secrets.file(&path.to_string_lossy()).ok()
+    }
+
+    /// An environment variable that is set and not empty.
+    pub fn environment(&self, name: &str) -> Option<String> {
+        self.cx.secrets.env(name).filter(|value| !value.is_empty())
+    }
+
     /// A file that is named here, relative to the folder of the configuration file: its path and its text.
     pub fn file(&self, what: &str) -> Option<At<(PathBuf, String)>> {
         let named = |text: &str| match text {
             "" => Err(format!("expected {what}, found nothing")),
-            path => Ok(self.cx.folder().join(path)),
+            path => Ok(self.beside(path)),
         };
         let At { place, value: path } = self.parse(what, named)?;
         match self.cx.secrets.file(&path.to_string_lossy()) {

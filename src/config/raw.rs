@@ -8,6 +8,7 @@ use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
 use crate::router::{HostPattern, PathMatch, ValueMatch};
+use crate::tls::acme::Authority;
 use crate::tls::clients::Clients;
 use crate::tls::pair::Pair;
 use crate::tls::pem::Credentials;
@@ -79,10 +80,23 @@ pub struct RawListener {
 pub struct RawTls {
     /// `certificates`, read.
     pub pairs: Vec<Pair>,
+    /// `acme`.
+    pub acme: Vec<RawAcme>,
     /// `client_auth`, read.
     pub clients: Vec<Clients>,
     /// `min_version: "1.3"`.
     pub only_tls13: bool,
+}
+
+/// One of `acme` of a listener.
+#[derive(Debug)]
+pub struct RawAcme {
+    /// Where it stands.
+    pub place: Place,
+    /// All of it but the hosts.
+    pub authority: Authority,
+    /// `hosts`, with what there is of each already.
+    pub hosts: Vec<(Box<str>, Option<Pair>)>,
 }
 
 /// `limits`; what is absent keeps its default.

@@ -1,5 +1,6 @@
 //! The tree to [`Raw`]: types and units, one function a section.
 
+mod acme;
 mod listener;
 mod observe;
 mod route;

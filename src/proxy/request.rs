@@ -10,11 +10,12 @@ use crate::gateway::Action;
 use crate::observe::spans::Recording;
 use crate::observe::trace::Context;
 use crate::router::{Outcome, RouteId};
+use crate::tls::acme::proof;
 use crate::upstream::balance::HashOn;
 use crate::wire::conn::Conn;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{header, Version};
+use http::{header, Method, Version};
 use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -36,6 +37,9 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
     normalise(session.req_header_mut())?;
     if conn(session).is_some_and(Conn::is_plain) {
         forget_spelling(session.req_header_mut());
+    }
+    if let Some(answer) = prove(session, ctx) {
+        return Ok(Some(answer));
     }
     if let Some(port) = client(session).and_then(|client| client.facts().terms.https.as_ref()) {
         return to_https(session.req_header(), port).map(Some);
@@ -65,6 +69,21 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
         client.set_deadline(ctx.deadline);
     }
     Ok(None)
+}
+
+/// Shows an authority that a host is ours, if it asks for what is pending (RFC 8555 §8.3); it comes without TLS.
+fn prove(session: &Session, ctx: &Ctx) -> Option<Answer> {
+    if ctx.gateway.folders.is_empty() {
+        return None;
+    }
+    let request = session.req_header();
+    let token = request.uri.path().strip_prefix(proof::PATH)?;
+    let asks = matches!(request.method, Method::GET | Method::HEAD);
+    if !asks || client(session).is_some_and(|client| client.facts().tls.is_some()) {
+        return None;
+    }
+    let answer = ctx.gateway.folders.iter().find_map(|folder| folder.answer(token))?;
+    Some(Answer::proof(&answer))
 }
 
 /// Sends the client to the same by TLS.

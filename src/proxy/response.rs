@@ -233,6 +233,13 @@ impl Answer {
         Answer { status: respond.status, location: None, content_type, body: respond.body.clone() }
     }
 
+    /// What an authority wants to see, as RFC 8555 §8.3 has it.
+    pub(super) fn proof(answer: &str) -> Self {
+        let content_type = Some(HeaderValue::from_static("application/octet-stream"));
+        let body = Bytes::copy_from_slice(answer.as_bytes());
+        Answer { status: 200, location: None, content_type, body }
+    }
+
     /// Sends it. The connection stays usable when the request had no body left to read.
     pub(super) async fn write(self, session: &mut Session, ctx: &Ctx) -> Result<()> {
         let mut head = ResponseHeader::build(self.status, Some(6))?;

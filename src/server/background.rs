@@ -48,6 +48,7 @@ impl BackgroundService for Background {
         self.door.begin(Handle::current());
         let gateway = self.gateway.load_full();
         prepare(&gateway.upstreams, &gateway.resolver).await;
+        super::acme::begin(&gateway).await;
         ready.notify_ready();
         let mut upkeep =
             Upkeep { gateway: Arc::clone(&self.gateway), tasks: HashMap::new(), exporting: None };
@@ -57,6 +58,8 @@ impl BackgroundService for Background {
             () = self.reloads.serve(&mut upkeep) => {}
             () = self.reloads.watch() => {}
             () = super::certificates::watch(Arc::clone(&self.gateway), self.reloads.observed()) => {}
+            () = super::acme::follow(Arc::clone(&self.gateway)) => {}
+            () = super::acme::keep(Arc::clone(&self.gateway), self.reloads.observed()) => {}
             _ = shutdown.changed() => {}
         }
     }

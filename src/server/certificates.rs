@@ -15,7 +15,8 @@ use tokio::time::sleep;
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is said that a certificate is about to end.
 const REMIND: Duration = Duration::from_secs(86_400);
-/// How long before its end that begins.
+/// How long before its end that begins; for those that live for days or hours, when a quarter of that is left, which is
+/// later than an authority is asked for another.
 const SOON: i64 = 14 * 86_400;
 
 /// Looks, for ever.
@@ -72,7 +73,7 @@ fn remind(listener: &Listener) {
         let (at, file, days) = (&listener.at, file.display(), (until - now) / 86_400);
         if until <= now {
             warn!("{at}: {file}: the certificate has expired; clients refuse it");
-        } else if until - now < SOON {
+        } else if until - now < SOON.min((until - from) / 4) {
             warn!("{at}: {file}: the certificate ends in {days} days");
         } else if from > now {
             warn!("{at}: {file}: the certificate is not valid yet; clients refuse it");

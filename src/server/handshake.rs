@@ -57,7 +57,9 @@ pub(super) async fn shake_hands(
     };
     let results = &shared.observed.totals.handshakes;
     match timeout_at(end, begin).await {
-        Ok(Ok((socket, session))) => {
+        // An authority has seen what it came for (RFC 8737).
+        Ok(Ok(None)) => return None,
+        Ok(Ok(Some((socket, session)))) => {
             results[usize::from(session.resumed)].fetch_add(1, Ordering::Relaxed);
             return Some((socket, Facts::new(ends, Some(session), terms)));
         }
@@ -91,9 +93,12 @@ fn note(shared: &Shared, reject: &Reject, id: &[u8], peer: Option<IpAddr>, detai
     tell(shared, reject, id, peer, b"", Exchange { detail, ..Exchange::default() });
 }
 
-async fn accept(terminator: &Terminator, socket: Socket) -> Result<(Socket, Session), Option<Socket>> {
+async fn accept(
+    terminator: &Terminator,
+    socket: Socket,
+) -> Result<Option<(Socket, Session)>, Option<Socket>> {
     match terminator.accept(socket).await {
-        Ok((stream, session)) => Ok((Socket::Tls(Box::new(stream)), session)),
+        Ok(done) => Ok(done.map(|(stream, session)| (Socket::Tls(Box::new(stream)), session))),
         Err(e) => {
             debug!("TLS handshake failed: {e}");
             Err(None)

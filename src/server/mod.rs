@@ -2,12 +2,13 @@
 //!
 //! In reading order: [`sockets`] bound or inherited, [`listen`] accepts from them, [`connection`] serves one, `http2` if it speaks that; [`life`] is what
 //! the process does about [`signals`], the [`control`] socket's commands, its successor ([`upgrade`]) and its predecessor
-//! ([`succeed`]), who speak by [`hand_over`]; [`reload`] changes the configuration.
+//! ([`succeed`]), who speak by [`hand_over`]; [`reload`] changes the configuration. In the background, `certificates` follows files, and `acme` has new ones issued.
 //!
 //! Everything that can fail at start fails before anything is announced, with an exit code that tells a bad
 //! configuration from an address in use.
 
 mod accept;
+mod acme;
 mod background;
 mod certificates;
 pub mod connection;

@@ -3,12 +3,14 @@
 //!
 //! In reading order: [`pem`] is certificates and keys out of text; a [`pair`] is those of a listener in their files, checked
 //! as they are read; [`names`] are the hosts that a certificate covers; [`clients`] says whose certificates are accepted;
-//! [`ticket`] makes and reads session tickets; a [`terminator`] has all of these for one listener and does its handshakes.
+//! [`ticket`] makes and reads session tickets; a [`terminator`] has all of these for one listener and does its handshakes; [`acme`] gets
+//! certificates from an authority.
 //!
 //! It refuses what does not fit together: a key that is not the certificate's, a certificate that is none, TLS below 1.2.
 //! It knows no route and no request: who asks whether a host may be asked for on a connection gets the [`Session`].
-//! Files are read by `config`, and read again here when they change; nothing else here does I/O but the handshake itself.
+//! Files are read by `config`, and read again here when they change; nothing else here does I/O but the handshake itself, and [`acme`].
 
+pub mod acme;
 pub mod clients;
 pub mod names;
 pub mod pair;

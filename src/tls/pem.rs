@@ -70,7 +70,10 @@ impl fmt::Debug for Credentials {
 /// # Errors
 /// What there is instead.
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    if let Some(other) = labels(pem).find(|label| *label != "CERTIFICATE") {
+    // Both in one file is what some are used to, as long as both are there.
+    let beside =
+        |label: &&str| *label != CERTIFICATE && !(is_of_key(label) && labels(pem).any(|l| l == CERTIFICATE));
+    if let Some(other) = labels(pem).find(beside) {
         return Err(format!("expected nothing but certificates, found {other:?}"));
     }
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
@@ -108,13 +111,12 @@ pub fn authorities(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
 /// # Errors
 /// What there is instead.
 pub fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, String> {
-    const PARAMETERS: &str = "EC PARAMETERS"; // what `openssl ecparam` writes before a key
     if labels(pem).any(|label| label == "ENCRYPTED PRIVATE KEY") || pem.contains("\nProc-Type: 4,ENCRYPTED") {
         let way = "decrypt it (openssl pkey -in KEY -out NEW) and guard the file instead";
         return Err(format!("the key is encrypted, and nobody can be asked for its passphrase; {way}"));
     }
-    let is_key = |label: &str| label == PARAMETERS || label.ends_with("PRIVATE KEY");
-    if let Some(other) = labels(pem).find(|label| !is_key(label)) {
+    let beside = |label: &&str| !is_of_key(label) && !(*label == CERTIFICATE && labels(pem).any(is_of_key));
+    if let Some(other) = labels(pem).find(beside) {
         return Err(format!("expected nothing but a private key, found {other:?}"));
     }
     let found: Result<Vec<_>, _> = PrivateKeyDer::pem_slice_iter(pem.as_bytes()).collect();
@@ -124,6 +126,13 @@ pub fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, String> {
         (Some(_), false) => Err("there is more than one key in it".to_owned()),
         (None, _) => Err("there is no private key in it (\"-----BEGIN PRIVATE KEY-----\")".to_owned()),
     }
+}
+
+const CERTIFICATE: &str = "CERTIFICATE";
+
+/// A key, or what `openssl ecparam` writes before one.
+fn is_of_key(label: &str) -> bool {
+    label == "EC PARAMETERS" || label.ends_with("PRIVATE KEY")
 }
 
 /// What the blocks of a text say they are.
@@ -160,6 +169,8 @@ mod tests {
     fn what_is_not_is_told_in_words() {
         let ((one, key), (_, other)) = (made(), made());
         let key = key.serialize_pem();
+        let together = format!("{one}{key}");
+        assert!(certificates(&together).is_ok() && private_key(&together).is_ok());
         assert!(why(certificates("")).contains("no certificate"));
         assert!(why(certificates(&key)).contains("found \"PRIVATE KEY\""));
         assert!(why(certificates(&one.replace("MII", "M%I"))).contains("not PEM"));

@@ -1,29 +1,33 @@
 //! One listener's TLS.
 
+use super::acme::{proof, Wanted};
 use super::clients::{ClientCert, Clients, Rules, NOBODY};
 use super::names::{literal, Names};
 use super::pair::Pair;
-use super::source::Flaw;
+use super::source::{Flaw, Source};
 use super::ticket::{TicketKeys, Tickets};
 use crate::base::identity::Identity;
 use arc_swap::ArcSwap;
-use rustls::server::{Acceptor, ClientHello, ServerConfig, ServerConnection};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCertUsingSni, ServerConfig, ServerConnection};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::LazyConfigAcceptor;
 
 /// What a listener's TLS is made of.
 #[derive(Debug)]
 pub struct Spec {
-    /// The certificates, of which there is at least one. The first is for who asks for none of the others' names.
+    /// The certificates. The first is for who asks for none of the others' names; where there is none, the first of those
+    /// below is.
     pub pairs: Vec<Pair>,
+    /// Those that an authority issues, as far as they are there.
+    pub issued: Vec<(Arc<Wanted>, Option<Pair>)>,
     /// Who must show a certificate.
     pub clients: Vec<Clients>,
     /// Whether TLS 1.2 is not spoken either.
@@ -40,6 +44,8 @@ pub struct Terminator {
     protocols: Vec<Vec<u8>>,
     keys: Arc<TicketKeys>,
     line: Arc<Line>,
+    /// For who asks while there is no certificate.
+    nothing: Arc<ServerConfig>,
     seen: Mutex<Seen>,
 }
 
@@ -63,14 +69,23 @@ struct Seen {
 
 #[derive(Debug, Default)]
 struct State {
-    pairs: Vec<Pair>,
-    clients: Vec<Clients>,
+    /// The operator's, then those of `issued` that are there.
+    pairs: Vec<Arc<Pair>>,
+    /// How many are the operator's.
+    own: usize,
+    issued: Vec<Issued>,
+    /// The hosts that have no certificate yet: a handshake for them would show another's.
+    awaited: HashSet<Box<str>>,
+    clients: Arc<[Clients]>,
     rules: Arc<Rules>,
     /// The pairs for a name, cheapest first; a wildcard's stand under its `.domain`.
     by_name: HashMap<Box<str>, Vec<usize>>,
     /// For each pair: without a client's certificate, then by each of `clients`.
     configs: Vec<Vec<Arc<ServerConfig>>>,
 }
+
+/// A certificate that an authority issues, once it has.
+type Issued = (Arc<Wanted>, Option<Arc<Pair>>);
 
 /// A certificate, for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,16 +101,26 @@ pub struct Shown {
 impl Terminator {
     /// Of what was read. `before` is the one that this replaces on the same listener.
     pub fn new(spec: Spec, keys: Arc<TicketKeys>, before: Option<&Terminator>) -> Self {
-        let Spec { pairs, clients, only_tls13, protocols } = spec;
+        let Spec { pairs, issued, clients, only_tls13, protocols } = spec;
         let mut terminator = Terminator {
             state: ArcSwap::from_pointee(State::default()),
             only_tls13,
             protocols,
             keys,
+            nothing: nothing_to_show(),
             line: before.map(|before| Arc::clone(&before.line)).unwrap_or_default(),
             seen: Mutex::default(),
         };
-        let state = terminator.build(pairs, clients);
+        let pairs = pairs.into_iter().map(Arc::new).collect();
+        let known = before.map(|before| before.state.load_full());
+        let issued = issued.into_iter().map(|(wanted, pair)| {
+            // What has been broken since it was read is still good here.
+            let known = || known.as_ref().and_then(|known| known.issued_to(&wanted.host));
+            let pair = pair.map(Arc::new).or_else(known);
+            (wanted, pair)
+        });
+        let issued = issued.collect();
+        let state = terminator.build(pairs, issued, clients.into());
         if before.is_none() {
             terminator.line.rules.store(Arc::clone(&state.rules));
         }
@@ -108,11 +133,11 @@ impl Terminator {
         self.line.follow(&self.state.load().rules);
     }
 
-    /// Does a handshake.
+    /// Does a handshake; `None` where it was one with an authority that wanted to see a proof, and has.
     ///
     /// # Errors
     /// What went wrong; the client has been told as far as TLS has words for it.
-    pub async fn accept<S>(&self, io: S) -> io::Result<(TlsStream<S>, Session)>
+    pub async fn accept<S>(&self, io: S) -> io::Result<Option<(TlsStream<S>, Session)>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -120,7 +145,15 @@ impl Terminator {
         let hello = start.client_hello();
         let name = hello.server_name().map(str::to_ascii_lowercase);
         let state = self.state.load_full();
-        let pair = state.choose(name.as_deref(), &hello);
+        if let Some(config) = state.proof(name.as_deref(), &hello) {
+            // Nothing else is spoken there: the authority has seen the certificate, and that is all.
+            start.into_stream(config).await?.shutdown().await?;
+            return Ok(None);
+        }
+        let Some(pair) = state.choose(name.as_deref(), &hello) else {
+            start.into_stream(Arc::clone(&self.nothing)).await?;
+            return Err(io::Error::other("there is no certificate for it yet"));
+        };
         let host = name.as_deref().unwrap_or_default();
         let rule = state.rules.of(host);
         let config = Arc::clone(&state.configs[pair][rule.map_or(0, |rule| rule + 1)]);
@@ -132,7 +165,7 @@ impl Terminator {
         if session.client.as_ref().is_some_and(|client| !client.is_in_force()) {
             return Err(io::Error::other("the client's certificate has ended since its session began"));
         }
-        Ok((stream, session))
+        Ok(Some((stream, session)))
     }
 
     /// Looks whether files have changed, and takes up what they have now. A change is looked at a second time first, since
@@ -142,7 +175,7 @@ impl Terminator {
     /// What is wrong with them; what was read before stays in use.
     pub fn look(&self) -> Result<bool, Vec<Flaw>> {
         let state = self.state.load_full();
-        let now: Vec<_> = state.files().map(|file| Identity::of(file)).collect();
+        let now: Vec<_> = state.files().map(|file| Identity::of(&file)).collect();
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             if seen.used == now {
@@ -159,28 +192,37 @@ impl Terminator {
         self.read_again(&state)
     }
 
+    /// What an authority issues does not wait for what an operator has broken, nor the other way round; only who is
+    /// issued to says what is wrong with it.
     fn read_again(&self, old: &State) -> Result<bool, Vec<Flaw>> {
-        let (pairs, mut flaws) = sort(old.pairs.iter().map(Pair::again));
+        let own = &old.pairs[..old.own];
+        let (pairs, mut flaws) = sort(own.iter().map(|pair| pair.again()));
         let (clients, more) = sort(old.clients.iter().map(Clients::again));
         flaws.extend(more);
-        if !flaws.is_empty() {
-            return Err(flaws);
+        let same = !flaws.is_empty()
+            || pairs.iter().zip(own).all(|(new, old)| new.fingerprint == old.fingerprint)
+                && clients.iter().zip(old.clients.iter()).all(|(new, old)| new.context == old.context);
+        let issued: Vec<Issued> = old.issued.iter().map(issued_again).collect();
+        let print = |(_, pair): &Issued| pair.as_ref().map(|pair| pair.fingerprint);
+        let same_issued = issued.iter().map(print).eq(old.issued.iter().map(print));
+        if !same || !same_issued {
+            let (pairs, clients) = match same {
+                true => (own.to_vec(), Arc::clone(&old.clients)),
+                false => (pairs.into_iter().map(Arc::new).collect(), clients.into()),
+            };
+            let state = Arc::new(self.build(pairs, issued, clients));
+            self.state.store(Arc::clone(&state));
+            self.line.follow(&state.rules);
         }
-        let same = pairs.iter().zip(&old.pairs).all(|(new, old)| new.fingerprint == old.fingerprint)
-            && clients.iter().zip(&old.clients).all(|(new, old)| new.context == old.context);
-        if same {
-            return Ok(false);
+        match flaws.is_empty() {
+            true => Ok(!same || !same_issued),
+            false => Err(flaws),
         }
-        let state = self.build(pairs, clients);
-        let state = Arc::new(state);
-        self.state.store(Arc::clone(&state));
-        self.line.follow(&state.rules);
-        Ok(true)
     }
 
     /// The certificates that are in use.
     pub fn certificates(&self) -> Vec<Shown> {
-        let shown = |pair: &Pair| Shown {
+        let shown = |pair: &Arc<Pair>| Shown {
             file: pair.cert.clone(),
             names: pair
                 .names
@@ -194,7 +236,9 @@ impl Terminator {
         self.state.load().pairs.iter().map(shown).collect()
     }
 
-    fn build(&self, pairs: Vec<Pair>, clients: Vec<Clients>) -> State {
+    fn build(&self, mut pairs: Vec<Arc<Pair>>, issued: Vec<Issued>, clients: Arc<[Clients]>) -> State {
+        let own = pairs.len();
+        pairs.extend(issued.iter().filter_map(|(_, pair)| pair.clone()));
         let mut by_name: HashMap<Box<str>, Vec<usize>> = HashMap::new();
         for (at, pair) in pairs.iter().enumerate() {
             for name in &pair.names.dns {
@@ -211,7 +255,10 @@ impl Terminator {
             })
             .collect();
         let rules = Arc::new(Rules::new(&clients));
-        State { pairs, clients, rules, by_name, configs }
+        let covered = |host: &str| pairs.iter().any(|pair| pair.names.cover(host));
+        let awaited = issued.iter().map(|(wanted, _)| &wanted.host).filter(|host| !covered(host));
+        let awaited = awaited.cloned().collect();
+        State { pairs, own, issued, awaited, clients, rules, by_name, configs }
     }
 
     fn config(&self, certified: &Arc<CertifiedKey>, rule: Option<&Clients>) -> ServerConfig {
@@ -251,22 +298,54 @@ impl Line {
 }
 
 impl State {
+    fn issued_to(&self, host: &str) -> Option<Arc<Pair>> {
+        self.issued.iter().find(|(wanted, _)| *wanted.host == *host)?.1.clone()
+    }
+
     /// The pair for a name: its own, a wildcard's, else the first; of several the cheapest whose signature the client knows.
-    fn choose(&self, name: Option<&str>, hello: &ClientHello<'_>) -> usize {
+    /// None while there is none, or the name's own is still to come.
+    fn choose(&self, name: Option<&str>, hello: &ClientHello<'_>) -> Option<usize> {
         let named = name.and_then(|name| {
             let wildcard = || self.by_name.get(&name[name.find('.')?..]);
             self.by_name.get(name).or_else(wildcard)
         });
-        let Some(named) = named else { return 0 };
+        let Some(named) = named else {
+            let awaited = name.is_some_and(|name| self.awaited.contains(name));
+            return (!self.pairs.is_empty() && !awaited).then_some(0);
+        };
         let schemes = hello.signature_schemes();
         let knows = |at: &&usize| self.pairs[**at].certified.key.choose_scheme(schemes).is_some();
-        *named.iter().find(knows).unwrap_or(&named[0])
+        Some(*named.iter().find(knows).unwrap_or(&named[0]))
     }
 
-    fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let pairs = self.pairs.iter().flat_map(|pair| [&pair.cert, &pair.key]);
-        pairs.chain(self.clients.iter().flat_map(Clients::files))
+    /// How the handshake is done if an authority begins it that is to see that a host is ours.
+    fn proof(&self, name: Option<&str>, hello: &ClientHello<'_>) -> Option<Arc<ServerConfig>> {
+        if self.issued.is_empty() || !proof::is_asked_for(hello) {
+            return None;
+        }
+        let (wanted, _) = self.issued.iter().find(|(wanted, _)| Some(&*wanted.host) == name)?;
+        wanted.folder.handshake(&wanted.host)
     }
+
+    fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let own = self.pairs[..self.own].iter().flat_map(|pair| [pair.cert.clone(), pair.key.clone()]);
+        let issued = self.issued.iter().map(|(wanted, _)| wanted.file());
+        own.chain(issued).chain(self.clients.iter().flat_map(Clients::files).cloned())
+    }
+}
+
+/// The pair as it is on disk now. One that is gone or broken stays in use until the next one is there.
+fn issued_again((wanted, old): &Issued) -> Issued {
+    let file = wanted.file();
+    let new = Source::read(&file).and_then(|text| Pair::parse(&text, &text));
+    (Arc::clone(wanted), new.ok().map(Arc::new).or_else(|| old.clone()))
+}
+
+/// For a handshake that fails as TLS has it fail, with an alert.
+fn nothing_to_show() -> Arc<ServerConfig> {
+    let config = ServerConfig::builder_with_provider(super::provider()).with_safe_default_protocol_versions();
+    let config = config.expect("the provider has cipher suites for both").with_no_client_auth();
+    Arc::new(config.with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new())))
 }
 
 fn sort<T>(results: impl Iterator<Item = Result<T, Flaw>>) -> (Vec<T>, Vec<Flaw>) {

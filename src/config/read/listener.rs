@@ -70,7 +70,9 @@ fn port_of_https(item: &Item<'_, '_>) -> Option<Box<str>> {
 
 fn tls(item: &Item<'_, '_>) -> Option<(RawTls, Option<HeaderValue>)> {
     let fields = item.fields("a mapping such as {certificates: [{cert: a.pem, key: a.key}]}")?;
-    let list = fields.need("certificates");
+    let acme = fields.get("acme");
+    // Either will do; who has neither is told of the one that needs no authority.
+    let list = if acme.is_some() { fields.get("certificates") } else { fields.need("certificates") };
     let certificates = list.as_ref().map(|i| i.items("a list such as [{cert: a.pem, key: a.key}]"));
     if let (Some(list), Some(items)) = (&list, &certificates) {
         if items.is_empty() && list.is_list() {
@@ -87,9 +89,10 @@ fn tls(item: &Item<'_, '_>) -> Option<(RawTls, Option<HeaderValue>)> {
             other => Err(format!("expected \"1.2\" or \"1.3\", found {other:?}")),
         })
     });
+    let acme = acme.map(|item| super::acme::acme(&item)).unwrap_or_default();
     let hsts = fields.get("hsts").and_then(|item| hsts(&item));
     fields.close();
-    Some((RawTls { pairs, clients, only_tls13: only_tls13.is_some_and(|only| only.value) }, hsts))
+    Some((RawTls { pairs, acme, clients, only_tls13: only_tls13.is_some_and(|only| only.value) }, hsts))
 }
 
 fn pair(item: &Item<'_, '_>) -> Option<Pair> {
@@ -166,14 +169,14 @@ fn clients(item: &Item<'_, '_>) -> Option<Clients> {
 }
 
 /// A file, and how a message may call it.
-fn source(item: &Item<'_, '_>) -> Option<(Source, String)> {
+pub(super) fn source(item: &Item<'_, '_>) -> Option<(Source, String)> {
     let At { place, value: (path, text) } = item.file("a file in PEM")?;
     let shown = place.show(path.display());
     Some((Source::new(path, text), shown))
 }
 
 /// Says what is wrong where the file is named.
-fn blame(flaw: &Flaw, files: &[(&Item<'_, '_>, &(Source, String))]) {
+pub(super) fn blame(flaw: &Flaw, files: &[(&Item<'_, '_>, &(Source, String))]) {
     let named = files.iter().find(|(_, (source, _))| source.path == flaw.path).or(files.first());
     if let Some((item, (_, shown))) = named {
         item.fail(format!("{shown}: {}", flaw.why));
