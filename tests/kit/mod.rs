@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub)] // each test file uses its part of the kit
 
+pub mod acme;
 pub mod bulk;
 pub mod certs;
 pub mod dns;
@@ -18,7 +19,9 @@ pub mod secure;
 pub mod tls;
 pub mod traffic;
 
+pub use acme::Acme;
 pub use bulk::Bulk;
+pub use dns::Dns;
 pub use frames::Frames;
 pub use gateway::Gateway;
 pub use http2::Http2;

@@ -34,8 +34,17 @@ impl Client {
         own: Option<&Issued>,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Client {
+        Client::trusting(authority.pem(), own, versions)
+    }
+
+    /// The same by the authority's certificate alone.
+    pub fn trusting(
+        pem: &str,
+        own: Option<&Issued>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Client {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
         let config = config.with_root_certificates(roots);
