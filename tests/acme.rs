@@ -232,7 +232,7 @@ fn what_is_broken_on_disk_is_replaced() {
     std::fs::write(folder.path().join("pending/LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"), "?").unwrap();
     let gateway = Gateway::start(&config);
     gateway.wait_log(&[
-        "a.test.pem: no certificate (-----BEGIN CERTIFICATE-----) in it; another certificate is ordered",
+        "a.test.pem: there is no certificate in it (\"-----BEGIN CERTIFICATE-----\"); another certificate is ordered",
     ]);
     serve(&mut acme, &gateway);
     until_served(&acme.client(), gateway.address(), "a.test");

@@ -10,7 +10,7 @@ use crate::proxy::record::Left;
 use crate::proxy::{failure, record, Proxy};
 use crate::wire::client::Client;
 use crate::wire::conn::{Conn, NoHead, Pace};
-use crate::wire::facts::Ends;
+use crate::wire::facts::{Ends, Facts};
 use crate::wire::head::HeadError;
 use crate::wire::socket::Socket;
 use crate::wire::trail::Trail;
@@ -192,14 +192,22 @@ pub async fn serve(
     draining: watch::Receiver<bool>,
 ) {
     let protocols = arrival.listener.protocols;
-    let Some((socket, facts)) = shake_hands(arrival, &ticket, &shared).await else { return };
+    let listener = &arrival.listener;
+    let (socket, facts) = if listener.tls.is_none() && !listener.proxy_protocol {
+        let facts = Facts::new(arrival.ends, None, Arc::clone(&listener.terms));
+        (arrival.socket, facts)
+    } else {
+        // In a box: a connection that waits for its next request is not to be as large as a handshake.
+        let Some(ready) = Box::pin(shake_hands(arrival, &ticket, &shared)).await else { return };
+        ready
+    };
     let peer = facts.address;
     if facts.tls.as_ref().is_some_and(|tls| tls.h2) {
         let client = http2::Arrived { socket, ahead: BytesMut::new(), peer, facts };
         // In a box: it is larger than all of this, and HTTP/1 needs it not.
         return Box::pin(http2::serve(client, ticket, proxy, shared, draining)).await;
     }
-    let mut limits = shared.gateway.load().limits;
+    let limits = shared.gateway.load().limits;
     let farewell = Arc::clone(&shared.farewell);
     let itself = !ticket.counted;
     let mut conn = Box::new(Conn::new(socket, facts, pace(&limits), farewell, Arc::clone(&ticket) as _));
@@ -219,7 +227,18 @@ pub async fn serve(
         }
     }
     drop(ticket);
-    let trail = Arc::clone(conn.trail());
+    http1(conn, limits, proxy, shared, draining).await;
+}
+
+/// Serves requests of HTTP/1 until the connection ends.
+async fn http1(
+    mut conn: Box<Conn>,
+    mut limits: Limits,
+    proxy: Arc<HttpProxy<Proxy>>,
+    shared: Arc<Shared>,
+    draining: watch::Receiver<bool>,
+) {
+    let (trail, peer) = (Arc::clone(conn.trail()), conn.facts.address);
     let mut served = 0;
     loop {
         if !conn.wait_for_request(limits.idle_timeout).await {

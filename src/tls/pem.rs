@@ -115,7 +115,7 @@ pub fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, String> {
         let way = "decrypt it (openssl pkey -in KEY -out NEW) and guard the file instead";
         return Err(format!("the key is encrypted, and nobody can be asked for its passphrase; {way}"));
     }
-    let beside = |label: &&str| !is_of_key(label) && !(*label == CERTIFICATE && labels(pem).any(is_of_key));
+    let beside = |label: &&str| !(is_of_key(label) || *label == CERTIFICATE && labels(pem).any(is_of_key));
     if let Some(other) = labels(pem).find(beside) {
         return Err(format!("expected nothing but a private key, found {other:?}"));
     }
