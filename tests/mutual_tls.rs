@@ -116,8 +116,8 @@ fn upstreams_learn_of_the_certificate_and_of_no_other() {
     assert_eq!(field(&somebody), (Some(expected.clone()), false));
     assert_eq!(
         field(&somebody),
-        (Some(expected), true),
-        "a session that is resumed is still the same client's"
+        (Some(expected), false),
+        "who is asked for a certificate is asked each time"
     );
     assert_eq!(field(&world.nobody()), (None, false));
 }
@@ -170,15 +170,61 @@ fn a_reload_that_asks_for_certificates_holds_for_connections_from_before() {
 }
 
 #[test]
-fn a_session_does_not_outlive_its_certificate() {
+fn a_certificate_that_ends_does_not_live_on_in_a_session() {
     let world = World::new();
     let gateway = Gateway::start(&world.yaml("{ca: CA}"));
-    let leaf = Leaf { names: &["client.test"], valid: (-1, 0), seconds: 3, ..Leaf::default() };
-    let client = Client::known_by(&world.ca, &world.clients.issue_as("short", &leaf));
-    let mut first = client.connect(gateway.address(), "open.test").unwrap();
-    assert_eq!(first.ask("open.test", "/").unwrap().status, 200);
-    let mut again = client.connect(gateway.address(), "open.test").unwrap();
-    assert_eq!(again.ask("open.test", "/").unwrap().status, 200);
-    assert!(again.resumed());
-    until("it has ended, and no ticket helps", || status(&client, &gateway, "open.test") == 0);
+    let leaf = |seconds| Leaf { names: &["client.test"], valid: (-1, 0), seconds, ..Leaf::default() };
+    let client = Client::known_by(&world.ca, &world.clients.issue_as("short", &leaf(3)));
+    assert_eq!(status(&client, &gateway, "open.test"), 200);
+    until("it has ended", || status(&client, &gateway, "open.test") == 0);
+    // And who has another one by then is let in, with the same sessions.
+    let renewed = world.clients.issue_as("renewed", &leaf(3600));
+    let key = kit::tls::key(&renewed);
+    let again = client.change(|config| config.client_auth_cert_resolver = key);
+    assert_eq!(status(&again, &gateway, "open.test"), 200);
+}
+
+#[test]
+fn what_comes_before_tls_says_nothing_of_certificates() {
+    let world = World::new();
+    let gateway =
+        Gateway::start(&(world.yaml("{ca: CA, mode: optional}") + "trusted_proxies: [127.0.0.1]\n"));
+    let mut tls = world.nobody().connect(gateway.address(), "open.test").unwrap();
+    tls.send("GET / HTTP/1.1\r\nHost: open.test\r\nClient-Cert: :AAAA:\r\nClient-Cert-Chain: :AAAA:\r\n\r\n");
+    assert_eq!(tls.response().status, 200);
+    let received = world.origin.last();
+    assert!(received.field("client-cert").is_none() && received.field("client-cert-chain").is_none());
+}
+
+#[test]
+fn a_revocation_list_waits_for_no_other_file() {
+    let world = World::new();
+    let crl = world.clients.revoke("list", &[], 30);
+    let gateway = Gateway::start(&world.yaml(&format!("{{ca: CA, crl: {}}}", crl.display())));
+    let leaf = Leaf { names: &["client.test"], serial: 8, ..Leaf::default() };
+    let client = Client::known_by(&world.ca, &world.clients.issue_as("client", &leaf));
+    assert_eq!(status(&client, &gateway, "open.test"), 200);
+    replace(&world.server.key, "broken");
+    gateway.wait_log(&["server.key: there is no private key in it"]);
+    world.clients.revoke("list", &[8], 30);
+    until("the list is taken up", || status(&client, &gateway, "open.test") == 0);
+}
+
+#[test]
+fn who_came_in_before_there_was_tls_is_sent_away() {
+    let world = World::new();
+    let plain = format!(
+        "listeners: [{{address: \"127.0.0.1:0\"}}]\nroutes: [{{path: /, upstream: \"{}\"}}]\n",
+        world.origin.url()
+    );
+    let gateway = Gateway::start(&plain);
+    let mut kept = kit::Raw::connect(gateway.address());
+    let request = "GET / HTTP/1.1\r\nHost: open.test\r\n\r\n";
+    assert_eq!(kept.send(request).response().status, 200);
+    assert!(gateway.reload(&world.yaml("{ca: CA}")).contains("] reloaded "));
+    assert_eq!(kept.send(request).response().status, 421);
+    let mut kept = world.somebody().connect(gateway.address(), "open.test").unwrap();
+    assert_eq!(kept.ask("open.test", "/").unwrap().status, 200);
+    assert!(gateway.reload(&plain).contains("] reloaded "));
+    assert_eq!(kept.ask("open.test", "/").unwrap().status, 421);
 }

@@ -11,6 +11,8 @@ pub struct Identity {
     inode: u64,
     length: u64,
     modified: (i64, i64),
+    /// Of its rights too: what could not be read may be readable since.
+    changed: (i64, i64),
 }
 
 impl Identity {
@@ -22,6 +24,7 @@ impl Identity {
             inode: meta.ino(),
             length: meta.len(),
             modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
         })
     }
 }

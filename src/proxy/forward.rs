@@ -229,9 +229,12 @@ fn identify_client(facts: Option<&Facts>, fields: &mut impl Fields, trusted: boo
         forwarded.extend_from_slice(after);
     }
     fields.put(FORWARDED, value(forwarded)?)?;
+    if facts.and_then(|f| f.tls.as_ref()).is_some_and(|tls| tls.asks()) {
+        fields.remove(&CLIENT_CERT.name);
+        fields.remove(&CLIENT_CERT_CHAIN);
+    }
     if let Some(cert) = facts.and_then(|f| f.client_cert.as_ref()) {
         fields.put(CLIENT_CERT, cert.clone())?;
-        fields.remove(&CLIENT_CERT_CHAIN);
     }
     let told = [
         (X_FORWARDED_PROTO, Some(HeaderValue::from_static(scheme))),

@@ -211,8 +211,10 @@ fn find_route(session: &Session, ctx: &Ctx) -> Result<RouteId, Reject> {
     let request = session.req_header();
     let host = request.headers.get(header::HOST).map_or("", |h| h.to_str().unwrap_or_default());
     let host = bare_host(host);
-    let tls = client(session).and_then(|client| client.facts().tls.as_ref());
-    if tls.is_some_and(|tls| !tls.serves(&host)) {
+    let facts = client(session).map(|client| client.facts());
+    if facts.is_some_and(|facts| {
+        facts.terms.are_over() || facts.tls.as_ref().is_some_and(|tls| !tls.serves(&host))
+    }) {
         return Err(Reject::Misdirected);
     }
     let (path, query) = target(request);

@@ -336,11 +336,7 @@ impl All {
         };
         for open in &self.open {
             let Some(listener) = take(&open.bound.at) else { continue };
-            let tls = listener.tls.clone();
             open.listener.store(listener);
-            if let Some(tls) = tls {
-                tls.take_over();
-            }
         }
         for bound in added {
             let listener = take(&bound.at).expect("only what is configured is bound");

@@ -25,7 +25,7 @@ use crate::base::identity::Identity;
 use crate::config::load::LoadError;
 use crate::config::{self, Compiled};
 use crate::error::ConfigError;
-use crate::gateway::{Gateway, Settings};
+use crate::gateway::{Gateway, Listener, Settings};
 use crate::observe::Observed;
 use crate::upstream::Upstream;
 use log::{error, info};
@@ -242,6 +242,9 @@ impl Reloads {
         let cautious = Arc::clone(&gateway);
         let caution = move || cautious.upstreams.iter().for_each(|upstream| upstream.caution());
         let _ = tokio::task::spawn_blocking(caution).await; // it may read files; words are all that is lost
+                                                            // Before the routes: a connection that was made under weaker rules must not get at a route that is new.
+        gateway.listeners.iter().filter_map(|listener| listener.tls.as_ref()).for_each(|tls| tls.take_over());
+        supersede(&old.listeners, &gateway.listeners);
         self.shared.gateway.store(Arc::clone(&gateway));
         self.door.commit(moved, &self.listeners);
         upkeep.follow(&gateway);
@@ -292,6 +295,17 @@ impl Reloads {
         let (now, asked) = (lock(&self.running).pool, asked.pool);
         if asked > now {
             info!("keepalive.pool: {now} idle upstream connections are kept, and {asked} after an upgrade or a restart");
+        }
+    }
+}
+
+/// Connections in plain text have no place where TLS is spoken now, nor the other way round.
+fn supersede(old: &[Arc<Listener>], new: &[Arc<Listener>]) {
+    for old in old {
+        let tls = |listener: &Arc<Listener>| listener.tls.is_some();
+        let mut here = new.iter().filter(|new| new.at == old.at).peekable();
+        if here.peek().is_some() && here.all(|new| tls(new) != tls(old)) {
+            old.terms.end();
         }
     }
 }

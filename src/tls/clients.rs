@@ -11,7 +11,6 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::WebPkiClientVerifier;
 use rustls::RootCertStore;
 use std::fmt::Write;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use x509_parser::extensions::GeneralName;
@@ -101,7 +100,7 @@ pub(super) struct Rules(Vec<(Vec<Box<str>>, [u8; 32])>);
 pub(super) const NOBODY: [u8; 32] = [0; 32];
 
 impl Rules {
-    pub(super) fn new(clients: &[Clients]) -> Self {
+    pub(super) fn new(clients: &[Arc<Clients>]) -> Self {
         Rules(clients.iter().map(|rule| (rule.hosts.clone(), rule.context)).collect())
     }
 
@@ -145,8 +144,6 @@ pub struct ClientCert {
     pub fingerprint: Box<str>,
     /// The certificate as the value of `Client-Cert` (RFC 9440 §2.1).
     pub field: Box<str>,
-    /// Between which seconds since 1970 it is valid.
-    valid: RangeInclusive<i64>,
 }
 
 impl ClientCert {
@@ -159,22 +156,12 @@ impl ClientCert {
         let parsed = X509Certificate::from_der(certificate).ok();
         let subject = parsed.as_ref().map(|(_, parsed)| parsed.subject().to_string());
         let names = parsed.as_ref().map(|(_, parsed)| alternative_names(parsed));
-        let valid = parsed.as_ref().map(|(_, parsed)| {
-            let validity = parsed.validity();
-            validity.not_before.timestamp()..=validity.not_after.timestamp()
-        });
         ClientCert {
             subject: subject.unwrap_or_default().into(),
             names: names.unwrap_or_default(),
             fingerprint: fingerprint.into(),
             field: format!(":{}:", STANDARD.encode(certificate)).into(),
-            valid: valid.unwrap_or(0..=0), // long over: nothing that was verified cannot be read
         }
-    }
-
-    /// Whether it is valid now; a session that is resumed may outlast it.
-    pub(super) fn is_in_force(&self) -> bool {
-        self.valid.contains(&(super::ticket::now() as i64))
     }
 }
 

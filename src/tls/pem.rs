@@ -91,11 +91,14 @@ pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(found)
 }
 
-/// The same of those whose word is taken for others.
+/// The same of those whose word is taken for others; a key has no place beside them.
 ///
 /// # Errors
 /// What there is instead.
 pub fn authorities(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    if let Some(other) = labels(pem).find(|label| *label != CERTIFICATE) {
+        return Err(format!("expected nothing but certificates, found {other:?}"));
+    }
     let found = certificates(pem)?;
     let mut store = RootCertStore::empty();
     for (number, certificate) in (1..).zip(&found) {

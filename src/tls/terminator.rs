@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::LazyConfigAcceptor;
@@ -46,6 +46,8 @@ pub struct Terminator {
     line: Arc<Line>,
     /// For who asks while there is no certificate.
     nothing: Arc<ServerConfig>,
+    /// Which of its line it was when it took over; 0: it has not yet. Held while its rules change.
+    turn: Mutex<u64>,
     seen: Mutex<Seen>,
 }
 
@@ -53,6 +55,8 @@ pub struct Terminator {
 /// one is held to the rules of today.
 #[derive(Debug, Default)]
 struct Line {
+    /// How many have taken over; only the last has a say.
+    turns: Mutex<u64>,
     rules: ArcSwap<Rules>,
     /// How often they have changed.
     changes: AtomicU64,
@@ -76,7 +80,7 @@ struct State {
     issued: Vec<Issued>,
     /// The hosts that have no certificate yet: a handshake for them would show another's.
     awaited: HashSet<Box<str>>,
-    clients: Arc<[Clients]>,
+    clients: Vec<Arc<Clients>>,
     rules: Arc<Rules>,
     /// The pairs for a name, cheapest first; a wildcard's stand under its `.domain`.
     by_name: HashMap<Box<str>, Vec<usize>>,
@@ -109,6 +113,7 @@ impl Terminator {
             keys,
             nothing: nothing_to_show(),
             line: before.map(|before| Arc::clone(&before.line)).unwrap_or_default(),
+            turn: Mutex::default(),
             seen: Mutex::default(),
         };
         let pairs = pairs.into_iter().map(Arc::new).collect();
@@ -120,9 +125,9 @@ impl Terminator {
             (wanted, pair)
         });
         let issued = issued.collect();
-        let state = terminator.build(pairs, issued, clients.into());
+        let state = terminator.build(pairs, issued, clients.into_iter().map(Arc::new).collect());
         if before.is_none() {
-            terminator.line.rules.store(Arc::clone(&state.rules));
+            terminator.turn = Mutex::new(terminator.line.take_over(&state.rules));
         }
         terminator.state = ArcSwap::from_pointee(state);
         terminator
@@ -130,7 +135,8 @@ impl Terminator {
 
     /// From now on this one serves the listener: connections made before are held to its rules.
     pub fn take_over(&self) {
-        self.line.follow(&self.state.load().rules);
+        let mut turn = lock(&self.turn);
+        *turn = self.line.take_over(&self.state.load().rules);
     }
 
     /// Does a handshake; `None` where it was one with an authority that wanted to see a proof, and has.
@@ -162,9 +168,6 @@ impl Terminator {
         let names = Arc::clone(&state.pairs[pair].names);
         let held = self.line.hold(host, context);
         let session = Session::of(stream.get_ref().1, name, names, held);
-        if session.client.as_ref().is_some_and(|client| !client.is_in_force()) {
-            return Err(io::Error::other("the client's certificate has ended since its session began"));
-        }
         Ok(Some((stream, session)))
     }
 
@@ -177,7 +180,7 @@ impl Terminator {
         let state = self.state.load_full();
         let now: Vec<_> = state.files().map(|file| Identity::of(&file)).collect();
         {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = lock(&self.seen);
             if seen.used == now {
                 seen.last = None;
                 return Ok(false);
@@ -192,30 +195,26 @@ impl Terminator {
         self.read_again(&state)
     }
 
-    /// What an authority issues does not wait for what an operator has broken, nor the other way round; only who is
-    /// issued to says what is wrong with it.
+    /// None waits for another that is broken: not a list of revoked clients for a certificate, nor what an authority issues
+    /// for what an operator writes; only who is issued to says what is wrong with that.
     fn read_again(&self, old: &State) -> Result<bool, Vec<Flaw>> {
         let own = &old.pairs[..old.own];
-        let (pairs, mut flaws) = sort(own.iter().map(|pair| pair.again()));
-        let (clients, more) = sort(old.clients.iter().map(Clients::again));
-        flaws.extend(more);
-        let same = !flaws.is_empty()
-            || pairs.iter().zip(own).all(|(new, old)| new.fingerprint == old.fingerprint)
-                && clients.iter().zip(old.clients.iter()).all(|(new, old)| new.context == old.context);
+        let mut flaws = Vec::new();
+        let (pairs, new_pairs) =
+            renewed(own, &mut flaws, Pair::again, |new, old| new.fingerprint == old.fingerprint);
+        let (clients, new_clients) =
+            renewed(&old.clients, &mut flaws, Clients::again, |new, old| new.context == old.context);
         let issued: Vec<Issued> = old.issued.iter().map(issued_again).collect();
         let print = |(_, pair): &Issued| pair.as_ref().map(|pair| pair.fingerprint);
-        let same_issued = issued.iter().map(print).eq(old.issued.iter().map(print));
-        if !same || !same_issued {
-            let (pairs, clients) = match same {
-                true => (own.to_vec(), Arc::clone(&old.clients)),
-                false => (pairs.into_iter().map(Arc::new).collect(), clients.into()),
-            };
+        let new_issued = !issued.iter().map(print).eq(old.issued.iter().map(print));
+        let changed = new_pairs || new_clients || new_issued;
+        if changed {
             let state = Arc::new(self.build(pairs, issued, clients));
             self.state.store(Arc::clone(&state));
-            self.line.follow(&state.rules);
+            self.line.follow(*lock(&self.turn), &state.rules);
         }
         match flaws.is_empty() {
-            true => Ok(!same || !same_issued),
+            true => Ok(changed),
             false => Err(flaws),
         }
     }
@@ -236,7 +235,7 @@ impl Terminator {
         self.state.load().pairs.iter().map(shown).collect()
     }
 
-    fn build(&self, mut pairs: Vec<Arc<Pair>>, issued: Vec<Issued>, clients: Arc<[Clients]>) -> State {
+    fn build(&self, mut pairs: Vec<Arc<Pair>>, issued: Vec<Issued>, clients: Vec<Arc<Clients>>) -> State {
         let own = pairs.len();
         pairs.extend(issued.iter().filter_map(|(_, pair)| pair.clone()));
         let mut by_name: HashMap<Box<str>, Vec<usize>> = HashMap::new();
@@ -250,7 +249,7 @@ impl Terminator {
         let configs = pairs
             .iter()
             .map(|pair| {
-                let rules = std::iter::once(None).chain(clients.iter().map(Some));
+                let rules = std::iter::once(None).chain(clients.iter().map(|rule| Some(&**rule)));
                 rules.map(|rule| Arc::new(self.config(&pair.certified, rule))).collect()
             })
             .collect();
@@ -272,8 +271,10 @@ impl Terminator {
         };
         let mut config = config.with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certified))));
         config.alpn_protocols.clone_from(&self.protocols);
-        let context = rule.map_or(NOBODY, |rule| rule.context);
-        config.ticketer = Arc::new(Tickets { keys: Arc::clone(&self.keys), context });
+        // Who was looked at once is looked at each time: a ticket would outlast its certificate, and the list of those revoked.
+        if rule.is_none() {
+            config.ticketer = Arc::new(Tickets(Arc::clone(&self.keys)));
+        }
         // What a client needs to come back is in its ticket alone.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config
@@ -289,7 +290,23 @@ impl Line {
         Held { line: Arc::clone(self), agreed, context }
     }
 
-    fn follow(&self, rules: &Arc<Rules>) {
+    /// One more takes over, with these rules; which it is.
+    fn take_over(&self, rules: &Arc<Rules>) -> u64 {
+        let mut turns = lock(&self.turns);
+        *turns += 1;
+        self.change(rules);
+        *turns
+    }
+
+    /// The rules of the one that took over at this turn have changed. Another may have come after it, whose word then counts.
+    fn follow(&self, turn: u64, rules: &Arc<Rules>) {
+        let turns = lock(&self.turns);
+        if turn == *turns {
+            self.change(rules);
+        }
+    }
+
+    fn change(&self, rules: &Arc<Rules>) {
         if !self.rules.load().same(rules) {
             self.rules.store(Arc::clone(rules));
             self.changes.fetch_add(1, Ordering::Release);
@@ -330,7 +347,7 @@ impl State {
     fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
         let own = self.pairs[..self.own].iter().flat_map(|pair| [pair.cert.clone(), pair.key.clone()]);
         let issued = self.issued.iter().map(|(wanted, _)| wanted.file());
-        own.chain(issued).chain(self.clients.iter().flat_map(Clients::files).cloned())
+        own.chain(issued).chain(self.clients.iter().flat_map(|rule| rule.files()).cloned())
     }
 }
 
@@ -348,15 +365,30 @@ fn nothing_to_show() -> Arc<ServerConfig> {
     Arc::new(config.with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new())))
 }
 
-fn sort<T>(results: impl Iterator<Item = Result<T, Flaw>>) -> (Vec<T>, Vec<Flaw>) {
-    let (mut good, mut flaws) = (Vec::new(), Vec::new());
-    for result in results {
-        match result {
-            Ok(one) => good.push(one),
-            Err(flaw) => flaws.push(flaw),
+/// These as their files have them now, or as they are where the files are broken; and whether any has changed.
+fn renewed<T>(
+    old: &[Arc<T>],
+    flaws: &mut Vec<Flaw>,
+    again: impl Fn(&T) -> Result<T, Flaw>,
+    same: impl Fn(&T, &T) -> bool,
+) -> (Vec<Arc<T>>, bool) {
+    let mut changed = false;
+    let mut one = |old: &Arc<T>| match again(old) {
+        Ok(new) if same(&new, old) => Arc::clone(old),
+        Ok(new) => {
+            changed = true;
+            Arc::new(new)
         }
-    }
-    (good, flaws)
+        Err(flaw) => {
+            flaws.push(flaw);
+            Arc::clone(old)
+        }
+    };
+    (old.iter().map(&mut one).collect(), changed)
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a connection's TLS has settled.
@@ -403,6 +435,11 @@ impl Session {
             names,
             held,
         }
+    }
+
+    /// Whether clients are asked for a certificate here, so that nobody else's word of one counts.
+    pub fn asks(&self) -> bool {
+        self.held.context != NOBODY
     }
 
     /// Whether a request for a host (in lower case, without port) may come in on this connection: the certificate covers

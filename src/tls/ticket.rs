@@ -3,8 +3,7 @@
 //!
 //! The keys are new every six hours, and what they sealed is good for twelve: who steals one gets no older traffic. They
 //! live in memory alone, and go to the next process in an upgrade, so that clients resume there; a restart makes new ones.
-//! A ticket is bound to the rule by which its client was known: where another rule applies, or the same with another
-//! authority or revocation list, it is a stranger's.
+//! Where clients' certificates are asked for there are none: what was verified once may be revoked or over by then.
 
 use aws_lc_rs::aead::{Aad, Nonce, RandomizedNonceKey, AES_256_GCM, NONCE_LEN};
 use rustls::server::ProducesTickets;
@@ -107,18 +106,13 @@ impl TicketKeys {
     }
 }
 
-/// Seconds since 1970.
-pub(super) fn now() -> u64 {
+fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Tickets under one rule.
+/// Makes tickets with these keys.
 #[derive(Debug)]
-pub(super) struct Tickets {
-    pub(super) keys: Arc<TicketKeys>,
-    /// The rule, and all that it depends on.
-    pub(super) context: [u8; 32],
-}
+pub(super) struct Tickets(pub(super) Arc<TicketKeys>);
 
 /// A ticket is the key's name, a nonce, and the sealed state with its tag.
 impl ProducesTickets for Tickets {
@@ -131,19 +125,19 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let key = self.keys.sealing(now())?;
+        let key = self.0.sealing(now())?;
         let mut sealed = plain.to_vec();
-        let nonce = key.aead.seal_in_place_append_tag(Aad::from(self.context), &mut sealed).ok()?;
+        let nonce = key.aead.seal_in_place_append_tag(Aad::empty(), &mut sealed).ok()?;
         Some([&key.secret.name[..], nonce.as_ref(), &sealed].concat())
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (name, rest) = ticket.split_at_checked(NAME)?;
         let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
-        let key = self.keys.of(name, now())?;
+        let key = self.0.of(name, now())?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut state = sealed.to_vec();
-        let length = key.aead.open_in_place(nonce, Aad::from(self.context), &mut state).ok()?.len();
+        let length = key.aead.open_in_place(nonce, Aad::empty(), &mut state).ok()?.len();
         state.truncate(length);
         Some(state)
     }
@@ -154,14 +148,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tickets_are_opened_by_their_rule_alone_and_by_the_next_process() {
+    fn tickets_are_opened_whole_and_by_the_next_process() {
         let keys = Arc::new(TicketKeys::default());
-        let one = Tickets { keys: Arc::clone(&keys), context: [1; 32] };
-        let other = Tickets { keys: Arc::clone(&keys), context: [2; 32] };
+        let one = Tickets(Arc::clone(&keys));
         let ticket = one.encrypt(b"state").unwrap();
         assert_ne!(ticket, one.encrypt(b"state").unwrap(), "a nonce of its own");
         assert_eq!(one.decrypt(&ticket).as_deref(), Some(&b"state"[..]));
-        assert_eq!(other.decrypt(&ticket), None);
         for at in 0..ticket.len() {
             let mut forged = ticket.clone();
             forged[at] ^= 1;
@@ -169,7 +161,7 @@ mod tests {
             assert_eq!(one.decrypt(&ticket[..at]), None);
         }
         let next = Arc::new(TicketKeys::default());
-        let next_one = Tickets { keys: Arc::clone(&next), context: [1; 32] };
+        let next_one = Tickets(Arc::clone(&next));
         assert_eq!(next_one.decrypt(&ticket), None);
         let message = serde_json::to_string(&keys.secrets()).unwrap();
         next.adopt(serde_json::from_str(&message).unwrap());

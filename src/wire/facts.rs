@@ -4,15 +4,34 @@ use crate::base::client;
 use crate::tls::Session;
 use http::HeaderValue;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// What a listener asks of those who come in by it.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Terms {
     /// They are sent to `https` instead: what stands between host and path there, `:8443` or nothing.
     pub https: Option<Box<str>>,
     /// What browsers are told about coming back by TLS alone (RFC 6797); only where there is TLS.
     pub hsts: Option<HeaderValue>,
+    over: AtomicBool,
+}
+
+impl Terms {
+    /// These.
+    pub fn new(https: Option<Box<str>>, hsts: Option<HeaderValue>) -> Self {
+        Terms { https, hsts, over: AtomicBool::new(false) }
+    }
+
+    /// Nobody comes in like this any more, and who has is not to stay.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Whether that is so.
+    pub fn are_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
 }
 
 /// The two ends of a client's connection, or what a balancer in front says of them; none on a Unix socket.

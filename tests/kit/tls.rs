@@ -108,6 +108,15 @@ impl Tls {
     }
 }
 
+/// What a client shows of itself.
+pub fn key(own: &Issued) -> Arc<dyn rustls::client::ResolvesClientCert> {
+    let chain = vec![CertificateDer::from_pem_slice(own.cert_pem.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(own.key_pem.as_bytes()).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let certified = rustls::sign::CertifiedKey::from_der(chain, key, &provider).unwrap();
+    Arc::new(rustls::sign::SingleCertAndKey::from(certified))
+}
+
 /// The certificate of a file as [`Tls::shown`] has it.
 pub fn der(issued: &Issued) -> Vec<u8> {
     CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).unwrap().to_vec()

@@ -6,6 +6,7 @@ use super::{bind, positive_duration};
 use crate::gateway::Protocols;
 use crate::router::HostPattern;
 use crate::tls::clients::Clients;
+use crate::tls::names::literal;
 use crate::tls::pair::Pair;
 use crate::tls::source::{Flaw, Source};
 use crate::wire::facts::Terms;
@@ -25,7 +26,7 @@ pub(super) fn listener(item: &Item<'_, '_>) -> Option<RawListener> {
     if let Some(https) = https.as_ref().filter(|_| has_tls) {
         https.fail("who comes in here speaks TLS already; this belongs to a listener without `tls`");
     }
-    let terms = Terms { https: https.and_then(|item| port_of_https(&item)), hsts };
+    let terms = Terms::new(https.and_then(|item| port_of_https(&item)), hsts);
     fields.close();
     let proxy_protocol = proxy_protocol.map(|flag| flag.place);
     Some(RawListener { address: address?, protocols, proxy_protocol, tls, terms })
@@ -128,13 +129,20 @@ fn client_auth(item: &Item<'_, '_>) -> Vec<Clients> {
     rules
 }
 
+/// A host that a client can name before it shows a certificate: addresses are never said (RFC 6066 §3).
+fn client_host(text: &str) -> Result<String, String> {
+    let host = HostPattern::parse(text)?.to_string();
+    match literal(&host) {
+        Some(_) => Err(format!("{text}: who connects by address names nobody; leave `hosts` out for those")),
+        None => Ok(host),
+    }
+}
+
 fn clients(item: &Item<'_, '_>) -> Option<Clients> {
     let fields = item.fields("a mapping such as {ca: clients.pem, mode: required}")?;
     let hosts = fields.get("hosts").map(|item| {
         let hosts = item.items("a list of hosts such as [api.example.com, \"*.example.org\"]");
-        let host = |i: &Item<'_, '_>| {
-            i.parse("a host", |text| HostPattern::parse(text).map(|host| host.to_string()))
-        };
+        let host = |i: &Item<'_, '_>| i.parse("a host", client_host);
         if hosts.is_empty() && item.is_list() {
             item.fail("the list is empty; leave `hosts` out for all hosts");
         }

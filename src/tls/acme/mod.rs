@@ -81,7 +81,7 @@ impl Roots {
     /// What is wrong with it.
     pub fn parse(file: &Source) -> Result<Self, Flaw> {
         let mut store = RootCertStore::empty();
-        for root in pem::certificates(file.text()).map_err(|e| file.flaw(e))? {
+        for root in pem::authorities(file.text()).map_err(|e| file.flaw(e))? {
             store.add(root).map_err(|e| file.flaw(format!("an authority that cannot be used: {e}")))?;
         }
         Ok(Roots { store: Arc::new(store), fingerprint: file.fingerprint() })
