@@ -155,7 +155,7 @@ fn what_is_not_built_yet_is_unknown() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with(&format!("p.yaml:2:1: {key}: unknown key; known here: ")), "{found:?}");
     }
-    for key in ["protocol", "outlier_ejection"] {
+    for key in ["outlier_ejection", "slow_start"] {
         let found = errors(&format!(
             "{LISTENERS}upstreams:\n  a:\n    targets: [\"h:1\"]\n    {key}: {{}}\n{ROUTES}"
         ));

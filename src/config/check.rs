@@ -3,8 +3,8 @@
 
 use super::decode::{suggest, At, Context, Place};
 use super::raw::{
-    host_port, provable, upstream_url, Balance, Raw, RawAcme, RawAction, RawRoute, RawTarget, RawUpstream,
-    Whereabouts,
+    host_port, provable, upstream_url, Balance, Raw, RawAcme, RawAction, RawProtocol, RawRoute, RawTarget,
+    RawUpstream, Whereabouts,
 };
 use crate::gateway::Bind;
 use crate::router::{shadowed, Match, PathMatch};
@@ -123,6 +123,7 @@ fn upstream(upstream: &RawUpstream, cx: &Context<'_>) {
         cx.fail(&name.place, "an upstream's name has visible characters without spaces, quotes or slashes");
     }
     let proves_its_own = upstream.tls.as_ref().is_some_and(|tls| tls.verify && tls.sni.is_none());
+    speech(upstream, cx);
     let mut seen = HashMap::new();
     for At { place, value } in &upstream.targets {
         if proves_its_own {
@@ -136,6 +137,32 @@ fn upstream(upstream: &RawUpstream, cx: &Context<'_>) {
             let advice = "use `weight` to give it a larger share";
             cx.fail(place, format!("the target {target} stands twice, first on line {first}; {advice}"));
         }
+    }
+}
+
+/// What is spoken, and whether TLS is spoken under it: neither is guessed.
+fn speech(upstream: &RawUpstream, cx: &Context<'_>) {
+    let protocol = upstream.protocol.as_ref();
+    let spoken = protocol.map_or(RawProtocol::Http1, |protocol| protocol.value);
+    if let Some(At { place, .. }) = protocol {
+        match (spoken, upstream.tls.is_some()) {
+            (RawProtocol::H2, false) => cx.fail(
+                place,
+                "h2 is HTTP/2 over TLS, and this upstream has no `tls`; without TLS it is `protocol: h2c`",
+            ),
+            (RawProtocol::H2c, true) => cx.fail(
+                place,
+                "h2c is HTTP/2 without TLS, and this upstream has `tls`; over TLS it is `protocol: h2`",
+            ),
+            (RawProtocol::Auto, false) => cx.fail(
+                place,
+                "auto lets TLS agree on the protocol, and this upstream has no `tls`; write h2c or http1",
+            ),
+            _ => {}
+        }
+    }
+    if let Some(At { place, .. }) = upstream.ping.as_ref().filter(|_| spoken == RawProtocol::Http1) {
+        cx.fail(place, "HTTP/1.1 has no pings; `ping` needs `protocol: h2`, h2c or auto");
     }
 }
 

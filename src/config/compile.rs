@@ -4,7 +4,7 @@ use super::check::matching;
 use super::decode::At;
 use super::raw::{
     upstream_url, Balance, Raw, RawAcme, RawAction, RawHealthCheck, RawLimits, RawListener, RawPolicies,
-    RawRewrite, RawRoute, RawTls, RawUpstream, RawUpstreamTls, UpstreamUrl, Whereabouts,
+    RawProtocol, RawRewrite, RawRoute, RawTls, RawUpstream, RawUpstreamTls, UpstreamUrl, Whereabouts,
 };
 use crate::base::client::TrustedProxies;
 use crate::gateway::{
@@ -21,7 +21,7 @@ use crate::tls::acme::{folders, Wants};
 use crate::tls::ticket::TicketKeys;
 use crate::tls::{terminator as tls, Terminator};
 use crate::upstream::balance::Method;
-use crate::upstream::dial::TlsSpec;
+use crate::upstream::dial::{Protocol, Speech, TlsSpec};
 use crate::upstream::discover::Resolver;
 use crate::upstream::health::{HealthSpec, HttpSpec};
 use crate::upstream::peer::{Address, Timeouts};
@@ -195,12 +195,13 @@ impl Upstreams<'_> {
         let tls =
             secure.then(|| tls(&RawUpstreamTls { sni: Some(host.clone()), ..RawUpstreamTls::default() }));
         let (fixed, named) = sort_targets(std::iter::once((Whereabouts::Host(host, port), 1)));
-        let (method, timeouts) = (Method::RoundRobin, Timeouts::default());
+        let (method, timeouts, speech) = (Method::RoundRobin, Timeouts::default(), Speech::default());
         Some(self.add(Spec {
             name,
             fixed,
             named,
             method,
+            speech,
             tls,
             proxy_protocol: None,
             health: None,
@@ -250,7 +251,14 @@ fn spec(raw: &RawUpstream) -> Spec {
     let health = raw.health_check.as_ref().map(|check| health(check, &name));
     let (tls, pool) = (raw.tls.as_ref().map(tls), raw.pool.map_or(DEFAULT_POOL, |p| p as usize));
     let proxy_protocol = raw.proxy_protocol;
-    Spec { name, fixed, named, method, tls, proxy_protocol, health, timeouts, pool }
+    let protocol = match raw.protocol.as_ref().map(|protocol| protocol.value) {
+        None | Some(RawProtocol::Http1) => Protocol::Http1,
+        // Which of them is said by TLS.
+        Some(RawProtocol::H2 | RawProtocol::H2c) => Protocol::Http2,
+        Some(RawProtocol::Auto) => Protocol::Auto,
+    };
+    let speech = Speech { protocol, ping: raw.ping.as_ref().map(|ping| ping.value) };
+    Spec { name, fixed, named, method, speech, tls, proxy_protocol, health, timeouts, pool }
 }
 
 fn tls(raw: &RawUpstreamTls) -> TlsSpec {

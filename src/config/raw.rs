@@ -1,6 +1,6 @@
 //! The file as the user wrote it: every value typed and placed, nothing yet compared with anything else.
 
-use super::decode::{At, Place};
+use super::decode::{suggest, At, Place};
 use crate::base::units;
 use crate::gateway::{Admin, Bind, Protocols};
 use crate::observe::{access_log, export};
@@ -123,11 +123,13 @@ pub struct RawUpstream {
     pub name: At<String>,
     pub targets: Vec<At<RawTarget>>,
     pub balance: Option<Balance>,
+    pub protocol: Option<At<RawProtocol>>,
     pub tls: Option<RawUpstreamTls>,
     pub health_check: Option<RawHealthCheck>,
     pub proxy_protocol: Option<Version>,
     pub timeouts: RawTimeouts,
     pub pool: Option<u64>,
+    pub ping: Option<At<Duration>>,
 }
 
 impl RawUpstream {
@@ -138,11 +140,13 @@ impl RawUpstream {
             name,
             targets: Vec::new(),
             balance: None,
+            protocol: None,
             tls: None,
             health_check: None,
             proxy_protocol: None,
             timeouts,
             pool: None,
+            ping: None,
         }
     }
 }
@@ -199,6 +203,38 @@ pub enum Balance {
     Random,
     /// Ketama over a property of the request.
     ConsistentHash(HashOn),
+}
+
+/// `protocol` of an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RawProtocol {
+    /// `http1`.
+    Http1,
+    /// `h2`: over TLS.
+    H2,
+    /// `h2c`: without.
+    H2c,
+    /// `auto`: what TLS agrees on.
+    Auto,
+}
+
+impl RawProtocol {
+    /// Of its name in the file.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn read(text: &str) -> Result<RawProtocol, String> {
+        Ok(match text {
+            "http1" => RawProtocol::Http1,
+            "h2" => RawProtocol::H2,
+            "h2c" => RawProtocol::H2c,
+            "auto" => RawProtocol::Auto,
+            other => {
+                let near = suggest(other, ["http1", "h2", "h2c", "auto"].into_iter());
+                return Err(format!("expected http1, h2, h2c or auto, found {other:?}{near}"));
+            }
+        })
+    }
 }
 
 /// `upgrade`.

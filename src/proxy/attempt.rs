@@ -1,9 +1,10 @@
 //! One attempt after another: which target, and whether there may be a next one.
 //!
 //! A request goes out again only while no byte of an answer has gone to the client, and only when no byte of it was
-//! sent (a connection that could not be made) or it is idempotent (RFC 9110 §9.2.2) and still whole in memory.
-//! It goes to another target; to the same one only after a kept connection turned out to be closed, which
-//! says nothing about the target.
+//! sent (a connection that could not be made) or it is still whole in memory and idempotent (RFC 9110 §9.2.2), or the
+//! target has said, as HTTP/2 lets it, that it has not looked at it (RFC 9113 §8.7).
+//! It goes to another target; to the same one only after a kept connection turned out to be closed or a request was left
+//! alone there, which says nothing about the target.
 
 use super::ctx::{client, Ctx};
 use crate::error::Reject;
@@ -11,6 +12,9 @@ use crate::observe::stats::RetryReason;
 use crate::upstream::peer::Busy;
 use crate::wire::facts::Ends;
 use crate::wire::proxy_protocol;
+use http::Version;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::v2::client::PING_TIMEDOUT;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
@@ -35,7 +39,7 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     if let Some(recording) = &mut ctx.recording {
         recording.begin_attempt(target.server(), !target.name().is_empty());
     }
-    let may_become_tunnel = session.is_upgrade_req();
+    let may_become_tunnel = session.is_upgrade_req() && !target.speaks_http2_only();
     let mut peer = match ctx.upstream.as_ref().and_then(|upstream| upstream.spec().proxy_protocol) {
         Some(version) => target.own_peer(proxy_protocol::header(version, ends(session, ctx))),
         None if may_become_tunnel => target.own_peer(Vec::new()),
@@ -74,25 +78,61 @@ fn ends(session: &Session, ctx: &Ctx) -> Ends {
 /// No connection was made: nothing was sent, so any request may go elsewhere.
 pub(super) fn not_connected(ctx: &mut Ctx, mut e: Box<Error>) -> Box<Error> {
     failed(ctx, &e);
-    let again = ctx.rules().retry.connect && choose_other(ctx, RetryReason::Connect);
+    // No stream could be begun on a connection that was there.
+    let stale = *e.etype() == ErrorType::H2Error;
+    let again =
+        ctx.rules().retry.connect && (choose_other(ctx, RetryReason::Connect) || (stale && choose_same(ctx)));
     e.set_retry(again);
     e
 }
 
+/// The connection is there, and this request is going to be written to it.
+///
+/// # Errors
+/// When it is not in the protocol that it has to be in: an answer to HTTP/1.1 is not what was configured.
+pub(super) fn agreed(request: &RequestHeader, ctx: &mut Ctx) -> Result<()> {
+    let strict = ctx.target.as_ref().is_some_and(|target| target.speaks_http2_only());
+    if strict && request.version != Version::HTTP_2 {
+        ctx.reject = Some(Reject::UpstreamBroke);
+        let e = Error::explain(ErrorType::H2Error, "the target did not agree to HTTP/2");
+        return Err(e.into_up());
+    }
+    Ok(())
+}
+
 /// The connection was there, and then something went wrong.
 pub(super) fn broke(session: &mut Session, ctx: &mut Ctx, mut e: Box<Error>, reused: bool) -> Box<Error> {
-    let reset = *e.esource() == ErrorSource::Upstream
-        && matches!(e.etype(), ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed);
+    let upstream = *e.esource() == ErrorSource::Upstream;
+    let untouched = upstream && is_untouched(&e);
+    let idempotent = session.req_header().method.is_idempotent();
     let unanswered = !ctx.answered && session.response_written().is_none_or(|r| r.status.is_informational());
-    let repeatable =
-        session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-    let may = reset && unanswered && repeatable && ctx.reject.is_none() && ctx.rules().retry.reset;
-    if *e.esource() == ErrorSource::Upstream {
+    let repeatable = unanswered && !session.as_ref().retry_buffer_truncated();
+    let reset = untouched || (upstream && idempotent && is_reset(&e));
+    let may = reset && repeatable && ctx.reject.is_none() && ctx.rules().retry.reset;
+    if upstream {
         failed(ctx, &e);
     }
-    let again = may && (choose_other(ctx, RetryReason::Reset) || (reused && choose_same(ctx)));
+    let same = reused || untouched;
+    let again = may && (choose_other(ctx, RetryReason::Reset) || (same && choose_same(ctx)));
     e.set_retry(again);
     e
+}
+
+/// The connection broke, or the stream on it.
+fn is_reset(e: &Error) -> bool {
+    use ErrorType as T;
+    matches!(e.etype(), T::ReadError | T::WriteError | T::ConnectionClosed | T::H2Error | T::InvalidH2)
+        || *e.etype() == PING_TIMEDOUT
+}
+
+/// The target has refused the stream, or has begun to leave before it looked at it, or wants another version: in each
+/// case it has done nothing about it.
+fn is_untouched(e: &Error) -> bool {
+    if *e.etype() == ErrorType::H2Downgrade {
+        return true;
+    }
+    let cause = e.root_cause().downcast_ref::<h2::Error>().filter(|cause| cause.is_remote());
+    cause.is_some_and(|cause| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// A connection is there, made now or kept.

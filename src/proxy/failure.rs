@@ -8,6 +8,7 @@ use crate::wire::conn::Fault;
 use http::header::{self, HeaderValue};
 use log::{info, warn};
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::v2::client::PING_TIMEDOUT;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, Session};
 use std::borrow::Cow;
@@ -242,7 +243,7 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
     if out_of_descriptors(e) {
         return Reject::Exhausted;
     }
-    let client_pauses = client(session).is_some_and(|c| !c.body_done());
+    let client_pauses = client(session).is_some_and(|c| c.is_awaited());
     let out_of_time = ctx.forwards() && Instant::now() >= ctx.deadline;
     match (e.esource(), e.etype()) {
         (
@@ -267,6 +268,7 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
             | T::SocketError
             | T::InternalError, // that is what it calls a Unix socket that it may not open
         ) => Reject::Connect,
+        (ErrorSource::Upstream, kind) if *kind == PING_TIMEDOUT => Reject::UpstreamTimeout,
         (ErrorSource::Upstream, _) if tls_trouble(e).is_some() => Reject::UpstreamTls,
         (ErrorSource::Upstream, _) => Reject::UpstreamBroke,
         (ErrorSource::Downstream, T::ReadError | T::WriteError | T::ConnectionClosed | T::WriteTimedout) => {

@@ -12,7 +12,7 @@ use crate::wire::facts::Facts;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Version};
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
@@ -88,6 +88,21 @@ impl Fields for HeaderMap {
     }
 }
 
+/// Lets the client send its body, if it waits to be let (RFC 9110 §10.1.1), where no 100 of the upstream's would reach it:
+/// the engine passes none on from HTTP/2.
+pub(super) async fn meet_expectation(session: &mut Session, request: &mut RequestHeader) -> Result<()> {
+    if request.version != Version::HTTP_2 || request.remove_header(&header::EXPECT).is_none() {
+        return Ok(());
+    }
+    if client(session).is_some_and(|client| !client.body_done()) {
+        session.write_response_header(Box::new(ResponseHeader::build(100, None)?), false).await?;
+    }
+    if let Some(client) = client(session) {
+        client.expect_body();
+    }
+    Ok(())
+}
+
 /// Writes the gateway's fields and the route's changes into the upstream's request.
 pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     let own = Own {
@@ -106,10 +121,19 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
         *request = parts.into();
         added?;
     }
+    // What is said of the connection that it came on is gone; a client that takes trailers is passed some (§10.1.4).
+    if request.version == Version::HTTP_2 && takes_trailers(session.req_header()) {
+        request.insert_header(header::TE, "trailers")?;
+    }
     ctx.rules().chain.forward().iter().try_for_each(|policy| match policy {
         Forward::Rewrite(change) => rewrite(request, change),
         Forward::Headers(edits) => edit(request, edits),
     })
+}
+
+/// Whether the client can be sent trailers. In HTTP/1.1 the engine sends none.
+pub(super) fn takes_trailers(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_2 && request.headers.contains_key(header::TE)
 }
 
 /// What the gateway's own fields are made of.

@@ -19,6 +19,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ctx::Ctx;
+use http::HeaderMap;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
@@ -78,6 +79,8 @@ impl ProxyHttp for Proxy {
         request: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        attempt::agreed(request, ctx)?;
+        forward::meet_expectation(session, request).await?;
         forward::write(session, request, ctx)
     }
 
@@ -118,6 +121,16 @@ impl ProxyHttp for Proxy {
     ) -> Result<Option<Duration>> {
         ctx.sent += part.as_ref().map_or(0, |part| part.len() as u64);
         response::body(session, end);
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        session: &mut Session,
+        trailers: &mut HeaderMap,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Bytes>> {
+        response::trailers(session, trailers, ctx);
         Ok(None)
     }
 

@@ -3,12 +3,14 @@
 use super::attempt;
 use super::ctx::{client, conn, Ctx};
 use crate::base::decimal::write_millis;
+use crate::error::Reject;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
 use crate::policy::{Chain, OWN_FIELDS};
+use crate::wire::head::HeadError;
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::Version;
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, OrErr, Result};
@@ -18,7 +20,7 @@ use pingora_proxy::Session;
 ///
 /// # Errors
 /// When the upstream changes to a protocol that the client did not ask for (what the client sends next would reach it
-/// as it is, past every policy), or uses a transfer coding that nobody asked for.
+/// as it is, past every policy), or uses a transfer coding that nobody asked for; when the client could not tell its end.
 pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
     if response.status == 100 || !response.status.is_informational() {
         if let Some(client) = client(session) {
@@ -38,7 +40,14 @@ pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut 
         }
         return Ok(()); // Connection and Upgrade are the answer itself (RFC 9110 §7.8)
     }
-    remove_hop_by_hop(response);
+    let (from, to) = (response.version, session.req_header().version);
+    if from == Version::HTTP_2 && to == Version::HTTP_10 && is_of_unknown_length(session, response) {
+        // The engine would write it in chunks, which this client cannot read (RFC 9112 §6.1).
+        ctx.reject = Some(Reject::Head(HeadError::VersionUnsupported));
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "an answer of unknown length for HTTP/1.0");
+    }
+    let to_the_end = from == Version::HTTP_2 && to == Version::HTTP_2;
+    remove_hop_by_hop(response, to_the_end);
     frame_plainly(response)?;
     response.set_version(Version::HTTP_11); // the version is each hop's own (RFC 9112 §2.3)
     if !response.status.is_informational() {
@@ -119,6 +128,10 @@ fn has_body(session: &Session, response: &ResponseHeader) -> bool {
     !none
 }
 
+fn is_of_unknown_length(session: &Session, response: &ResponseHeader) -> bool {
+    has_body(session, response) && !response.headers.contains_key(header::CONTENT_LENGTH)
+}
+
 /// A piece of the body has come; with the last one the answer is complete, even if the request's body is not.
 pub(super) fn body(session: &Session, end: bool) {
     let Some(client) = client(session) else { return };
@@ -126,6 +139,15 @@ pub(super) fn body(session: &Session, end: bool) {
     if end {
         client.answered();
     }
+}
+
+/// Fields behind the body have come, which is over.
+pub(super) fn trailers(session: &Session, trailers: &mut HeaderMap, _ctx: &mut Ctx) {
+    // What frames a message is no trailer (RFC 9110 §6.5.1); other fields of a connection HTTP/2 has refused already.
+    for name in [header::CONTENT_LENGTH, header::TRAILER, header::HOST] {
+        trailers.remove(name);
+    }
+    body(session, true);
 }
 
 /// Invites no next request onto a connection that is about to go.
@@ -150,11 +172,13 @@ fn write_timing(ctx: &Ctx, out: &mut Vec<u8>) {
     }
 }
 
-fn remove_hop_by_hop(response: &mut ResponseHeader) {
+fn remove_hop_by_hop(response: &mut ResponseHeader, trailers: bool) {
     let is_hops_own = |name: &HeaderName| {
-        // HTTP/1.1 trailers are not passed on (RFC 9110 §6.5.1 lets a gateway drop them).
-        const NAMES: [HeaderName; 4] = [header::CONNECTION, header::UPGRADE, header::TE, header::TRAILER];
-        NAMES.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+        const NAMES: [HeaderName; 3] = [header::CONNECTION, header::UPGRADE, header::TE];
+        // Trailers of HTTP/1.1 are not passed on (RFC 9110 §6.5.1 lets a gateway drop them), nor are they announced then.
+        NAMES.contains(name)
+            || (*name == header::TRAILER && !trailers)
+            || matches!(name.as_str(), "keep-alive" | "proxy-connection")
     };
     let mut own: Vec<HeaderName> =
         response.headers.keys().filter(|name| is_hops_own(name)).cloned().collect();

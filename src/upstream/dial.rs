@@ -8,9 +8,13 @@
 //! certificate, so those never resume a session; others, verified by the system's authorities, do. Its constructor for
 //! connectors of one's own is not public, and what `custom_l4` gives it is never kept for the next request; so what
 //! spares handshakes is the pool of connections.
+//!
+//! HTTP/2 is Pingora's own too, many requests on one connection. Its windows are bounded here: what a slow client has not
+//! taken waits in them.
 
 use super::peer::{Address, Timeouts};
 use crate::tls::pem::Credentials;
+use pingora::protocols::l4::ext::TcpKeepalive;
 use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{parse_x509, CertKey, WrappedX509};
@@ -20,6 +24,36 @@ use rustls::pki_types::CertificateDer;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// `protocol` of an upstream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 and nothing else: agreed on by ALPN with TLS, taken for granted without.
+    Http2,
+    /// HTTP/2 or HTTP/1.1, as each target wants by ALPN.
+    Auto,
+}
+
+/// How targets are spoken to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Speech {
+    /// In which protocol.
+    pub protocol: Protocol,
+    /// How often a connection of HTTP/2 is asked whether it lives (RFC 9113 §6.7); none: never. Servers of gRPC take
+    /// often asked questions for an attack.
+    pub ping: Option<Duration>,
+}
+
+/// Requests at once on one connection of HTTP/2; a target may want fewer.
+const STREAMS: usize = 100;
+/// What a target may send of one answer before its client has taken it, and of all answers on a connection together: a few
+/// that are not taken leave the others their room. It is as much as a target may be ahead that answers while it reads.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
 
 /// `tls` of an upstream. Its files are here with their content, so that an upstream whose files have changed is another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +72,7 @@ pub struct TlsSpec {
 #[derive(Debug)]
 pub struct Dial {
     timeouts: Timeouts,
+    speech: Speech,
     tls: Option<Tls>,
 }
 
@@ -56,7 +91,7 @@ pub(super) const TUNNELS: u64 = 1;
 
 impl Dial {
     /// By these settings.
-    pub fn new(timeouts: &Timeouts, tls: Option<&TlsSpec>) -> Self {
+    pub fn new(timeouts: &Timeouts, speech: &Speech, tls: Option<&TlsSpec>) -> Self {
         let tls = tls.map(|spec| Tls {
             name: spec.name.clone(),
             verify: spec.verify,
@@ -66,9 +101,9 @@ impl Dial {
                 None => Some(wrapped(&[nobody()])),
             },
             client: spec.client.as_ref().map(|pair| Arc::new(cert_key(pair))),
-            group: group(spec),
+            group: group(spec, speech.protocol),
         });
-        Dial { timeouts: *timeouts, tls }
+        Dial { timeouts: *timeouts, speech: *speech, tls }
     }
 
     /// What the target with this address, called so in the configuration, has to prove to be; nothing without TLS.
@@ -95,6 +130,7 @@ impl Dial {
         peer.options.read_timeout = Some(self.timeouts.read);
         peer.options.write_timeout = Some(self.timeouts.write);
         peer.options.idle_timeout = Some(self.timeouts.idle);
+        self.speak(&mut peer);
         if let Some(tls) = &self.tls {
             debug_assert!(!peer.sni.is_empty(), "without a name Pingora verifies nothing");
             peer.options.verify_cert = tls.verify;
@@ -104,6 +140,27 @@ impl Dial {
             peer.group_key = tls.group;
         }
         peer
+    }
+
+    fn speak(&self, peer: &mut HttpPeer) {
+        let options = &mut peer.options;
+        match self.speech.protocol {
+            Protocol::Http1 => return,
+            Protocol::Http2 => options.set_http_version(2, 2),
+            Protocol::Auto => options.set_http_version(2, 1),
+        }
+        options.max_h2_streams = STREAMS;
+        options.h2_stream_window_size = Some(STREAM_WINDOW);
+        options.h2_connection_window_size = Some(CONNECTION_WINDOW);
+        options.h2_ping_interval = self.speech.ping;
+        // Every request shares the connection, so one that leads nowhere any more has to be found out.
+        let patience = self.timeouts.read.clamp(Duration::from_secs(1), Duration::from_secs(600));
+        options.tcp_keepalive = Some(TcpKeepalive {
+            idle: patience,
+            interval: Duration::from_secs(5),
+            count: 3,
+            user_timeout: patience,
+        });
     }
 }
 
@@ -141,8 +198,10 @@ pub fn tls_trouble(e: &Error) -> Option<String> {
 
 /// Pingora tells pooled connections apart by address and name, but not by whose word was believed, and client certificates
 /// by their serial number alone.
-fn group(spec: &TlsSpec) -> u64 {
+/// What is spoken counts too: a connection that was asked for one protocol is not used for another.
+fn group(spec: &TlsSpec, protocol: Protocol) -> u64 {
     let mut hash = DefaultHasher::new();
+    protocol.hash(&mut hash);
     spec.authorities.iter().flatten().for_each(|der| der.as_ref().hash(&mut hash));
     spec.verify.hash(&mut hash);
     if let Some(Credentials { chain, key }) = &spec.client {

@@ -7,12 +7,14 @@ use crate::tls;
 use crate::wire::facts::Ends;
 use crate::wire::proxy_protocol::{self, Version};
 use async_trait::async_trait;
+use http::uri::PathAndQuery;
+use http::Uri;
 use log::{info, warn};
 use pingora::connectors::http::Connector;
 use pingora::connectors::ConnectorOptions;
 use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType};
+use pingora::{Error, ErrorType, OrErr};
 use pingora_load_balancing::health_check::HealthCheck;
 use pingora_load_balancing::Backend;
 use std::sync::{Arc, OnceLock};
@@ -45,6 +47,9 @@ pub struct HttpSpec {
     /// Ranges of statuses that pass.
     pub expect: Vec<(u16, u16)>,
 }
+
+/// A target that does not speak as it has to.
+const PROTOCOL: ErrorType = ErrorType::new("Protocol");
 
 /// The check of one upstream. Unlike Pingora's it bounds the whole check in time, lets the first result decide,
 /// remembers why a target is sick, and with TLS asks each target for its own name.
@@ -96,7 +101,9 @@ impl Checks {
         }
         peer.options.connection_timeout = Some(self.spec.timeout);
         peer.options.total_connection_timeout = Some(self.spec.timeout);
-        match tokio::time::timeout(self.spec.timeout, self.ask(&peer)).await {
+        peer.options.max_h2_streams = 1; // so that the connector does not keep the connection
+        let strictly = target.speaks_http2_only();
+        match tokio::time::timeout(self.spec.timeout, self.ask(&peer, strictly)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(e)) => Err(brief(&e)),
             Err(_) => Err(format!("no answer within {:?}", self.spec.timeout)),
@@ -104,12 +111,20 @@ impl Checks {
     }
 
     /// Connects, and asks what there is to ask. The connection is new: to have one is part of the check.
-    async fn ask(&self, peer: &HttpPeer) -> pingora::Result<()> {
+    async fn ask(&self, peer: &HttpPeer, http2_only: bool) -> pingora::Result<()> {
         let (mut session, _) = self.connector().get_http_session(peer).await?;
+        let http2 = session.as_http2().is_some();
+        if http2_only && !http2 {
+            return Error::e_explain(PROTOCOL, "it did not agree to HTTP/2");
+        }
         if let (Some(request), Some(http)) = (&self.request, &self.spec.http) {
             session.set_write_timeout(Some(self.spec.timeout));
             session.set_read_timeout(Some(self.spec.timeout));
-            session.write_request_header(Box::new(request.clone())).await?;
+            let mut request = request.clone();
+            if http2 {
+                address_fully(&mut request, &http.host, peer.is_tls())?;
+            }
+            session.write_request_header(Box::new(request)).await?;
             session.finish_request_body().await?;
             session.read_response_header().await?;
             let status = session.response_header().map_or(0, |response| response.status.as_u16());
@@ -122,6 +137,16 @@ impl Checks {
         session.shutdown().await; // TLS says that this was all
         Ok(())
     }
+}
+
+/// Puts the Host into the target, where HTTP/2 has it (RFC 9113 §8.3.1).
+fn address_fully(request: &mut RequestHeader, host: &str, tls: bool) -> pingora::Result<()> {
+    let uri = Uri::builder().scheme(if tls { "https" } else { "http" }).authority(host);
+    let path = request.uri.path_and_query().cloned();
+    let uri = uri.path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/"))).build();
+    request.set_uri(uri.or_err(PROTOCOL, "the check's host is no authority")?);
+    request.remove_header("Host");
+    Ok(())
 }
 
 fn request(http: &HttpSpec) -> RequestHeader {
@@ -137,7 +162,7 @@ fn brief(e: &Error) -> String {
         return format!("TLS: {trouble}");
     }
     match (e.etype(), &e.context) {
-        (ErrorType::CustomCode(..), Some(context)) => context.as_str().to_owned(),
+        (ErrorType::CustomCode(..) | ErrorType::Custom(_), Some(context)) => context.as_str().to_owned(),
         (ErrorType::ConnectRefused, _) => "connection refused".to_owned(),
         (ErrorType::ConnectTimedout | ErrorType::ReadTimedout, _) => "no answer in time".to_owned(),
         (ErrorType::ConnectNoRoute, _) => "no route to host".to_owned(),

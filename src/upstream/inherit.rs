@@ -14,9 +14,8 @@ impl Upstream {
         for name in &new.names {
             old.names.iter().for_each(|before| name.inherit(before));
         }
-        let (now, then) = (&new.spec, &old.spec);
-        let alike =
-            (&now.health, &now.tls, now.proxy_protocol) == (&then.health, &then.tls, then.proxy_protocol);
+        let what = |spec: &Spec| (spec.health.clone(), spec.tls.clone(), spec.speech, spec.proxy_protocol);
+        let alike = what(&new.spec) == what(&old.spec);
         if new.spec.health.is_some() && alike {
             let known = old.targets.load();
             let carried = known.iter().map(|(address, before)| {
@@ -36,6 +35,7 @@ impl Upstream {
 mod tests {
     use super::*;
     use crate::upstream::balance::Method;
+    use crate::upstream::dial::Speech;
     use crate::upstream::discover::Resolver;
     use crate::upstream::health::HealthSpec;
     use crate::upstream::peer::Address;
@@ -57,6 +57,7 @@ mod tests {
             named: Vec::new(),
             method: Method::RoundRobin,
             proxy_protocol: None,
+            speech: Speech::default(),
             tls: None,
             health: Some(health),
             timeouts: Timeouts::default(),

@@ -15,7 +15,7 @@ mod tunnel;
 use crate::observe::stats::UpstreamStats;
 use crate::tls;
 use crate::upstream::balance::Balancer;
-use crate::upstream::dial::{Dial, TlsSpec};
+use crate::upstream::dial::{Dial, Speech, TlsSpec};
 use crate::upstream::discover::{Known, Name, Resolver};
 use crate::upstream::health::{Checks, HealthSpec};
 use crate::upstream::peer::{Address, Target, Timeouts};
@@ -46,6 +46,8 @@ pub struct Spec {
     pub named: Vec<(String, u16, usize)>,
     /// How a target is chosen.
     pub method: Method,
+    /// What is spoken to the targets.
+    pub speech: Speech,
     /// TLS to the targets; none: in the clear.
     pub tls: Option<TlsSpec>,
     /// Who is told of the client before anything else, and how.
@@ -87,7 +89,7 @@ impl Upstream {
         Upstream {
             balancer: Balancer::new(&spec.method, Arc::clone(&known), checks),
             stats: Arc::new(UpstreamStats::new(&name)),
-            dial: Dial::new(&spec.timeouts, spec.tls.as_ref()),
+            dial: Dial::new(&spec.timeouts, &spec.speech, spec.tls.as_ref()),
             name,
             names: named.map(|(host, port, weight)| Name::new(host, port, weight)).collect(),
             spec,

@@ -5,6 +5,7 @@ use super::tunnel::Tunnels;
 use crate::observe::exchange::unix_millis;
 use crate::observe::spans::Server;
 pub use pingora::protocols::l4::socket::SocketAddr as Address;
+use pingora::protocols::tls::ALPN;
 use pingora::upstreams::peer::HttpPeer;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -135,10 +136,17 @@ impl Target {
         Box::new(self.peer.clone())
     }
 
+    /// Nothing but HTTP/2 is spoken there, in which no request becomes a tunnel by `Upgrade` (RFC 9113 §8.6).
+    pub fn speaks_http2_only(&self) -> bool {
+        self.peer.options.alpn == ALPN::H2
+    }
+
     /// The same for a request that gets a connection of its own (`tunnel.rs`), on which this is said first.
     pub fn own_peer(&self, greeting: Vec<u8>) -> Box<HttpPeer> {
         let mut peer = self.peer();
         peer.group_key |= TUNNELS;
+        peer.options.set_http_version(1, 1);
+        peer.options.tcp_keepalive = None; // for HTTP/2 it is
         peer.options.custom_l4 = Some(Arc::new(Tunnels { tls: peer.is_tls(), greeting }));
         peer
     }
@@ -231,12 +239,12 @@ fn written(address: &Address) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::dial::Dial;
+    use crate::upstream::dial::{Dial, Speech};
 
     #[test]
     fn health_changes_as_drawn() {
         let address = Address::Inet("127.0.0.1:1".parse().unwrap());
-        let peer = Dial::new(&Timeouts::default(), None).peer(&address, String::new());
+        let peer = Dial::new(&Timeouts::default(), &Speech::default(), None).peer(&address, String::new());
         let target = Target::new(address, peer, true);
         let (good, bad) = (Ok(()), Err("refused".to_owned()));
         assert!(target.is_unchecked() && !target.is_healthy());

@@ -51,6 +51,11 @@ pub trait Client: Send + Sync {
     /// Whether the whole body of the present request has come.
     fn body_done(&self) -> bool;
 
+    /// Whether it is the client that is waited for: its body, which does not come.
+    fn is_awaited(&self) -> bool {
+        !self.body_done()
+    }
+
     /// What ended the request from this side, if anything did.
     fn fault(&self) -> Option<Fault>;
 }

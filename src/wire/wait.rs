@@ -38,6 +38,11 @@ impl BodyWait {
         *self.held.get_mut() = false;
     }
 
+    /// Whether it is being waited for.
+    pub(super) fn is_on(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// When the body that is being waited for will have been too slow; none while the client waits for us.
     pub(super) fn end(&mut self, pace: &Pace) -> Option<Instant> {
         if *self.held.get_mut() {

@@ -2,8 +2,8 @@
 
 use super::super::decode::{At, Item};
 use super::super::raw::{
-    positive_duration, provable, whereabouts, Balance, RawHealthCheck, RawTarget, RawTimeouts, RawUpstream,
-    RawUpstreamTls,
+    positive_duration, provable, whereabouts, Balance, RawHealthCheck, RawProtocol, RawTarget, RawTimeouts,
+    RawUpstream, RawUpstreamTls,
 };
 use super::{plain_path, tls};
 use crate::policy::headers;
@@ -23,15 +23,18 @@ pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> RawUpstream {
         }
     }
     let targets = targets.map(|(targets, _)| targets).unwrap_or_default();
+    let (pool, ping) = fields.get("keepalive").map(|i| keepalive(&i)).unwrap_or_default();
     let upstream = RawUpstream {
         name: name.clone(),
         targets: targets.iter().filter_map(target).collect(),
         balance: fields.get("balance").and_then(|i| balance(&i)),
+        protocol: fields.get("protocol").and_then(|i| i.parse("http1, h2, h2c or auto", RawProtocol::read)),
         tls: fields.get("tls").and_then(|i| secured(&i)),
         proxy_protocol: fields.get("proxy_protocol").and_then(|i| proxy_protocol(&i)),
         health_check: fields.get("health_check").and_then(|i| health_check(&i)),
         timeouts: fields.get("timeouts").and_then(|i| timeouts(&i)).unwrap_or_default(),
-        pool: fields.get("keepalive").and_then(|i| pool(&i)),
+        pool,
+        ping,
     };
     fields.close();
     upstream
@@ -227,11 +230,15 @@ fn timeouts(item: &Item<'_, '_>) -> Option<RawTimeouts> {
     Some(timeouts)
 }
 
-fn pool(item: &Item<'_, '_>) -> Option<u64> {
-    let fields = item.fields("a mapping such as {pool: 128}")?;
-    let pool = fields.need("pool").and_then(|i| i.number("a number of idle connections", 1, 1_000_000));
+/// `pool` and `ping`, of which there has to be one.
+fn keepalive(item: &Item<'_, '_>) -> (Option<u64>, Option<At<Duration>>) {
+    let Some(fields) = item.fields("a mapping such as {pool: 128}") else { return (None, None) };
+    let ping = fields.get("ping");
+    let pool = if ping.is_some() { fields.get("pool") } else { fields.need("pool") };
+    let pool = pool.and_then(|i| i.number("a number of idle connections", 1, 1_000_000));
+    let ping = ping.and_then(|i| i.parse("a duration", positive_duration));
     fields.close();
-    pool.map(|p| p.value)
+    (pool.map(|p| p.value), ping)
 }
 
 #[cfg(test)]

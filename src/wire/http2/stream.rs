@@ -30,6 +30,9 @@ use tokio::time::Instant;
 /// How much of a body is kept for another attempt; as much as for HTTP/1.
 const RETRY_BUFFER: usize = 64 << 10;
 
+/// How often the answer has its turn for each piece of a request that is still coming.
+const TURNS: u8 = 4;
+
 /// One request of an HTTP/2 connection.
 ///
 /// Pingora has such a session of its own. It answers heads that it does not like itself, with no body and no line in the
@@ -47,6 +50,8 @@ pub struct Stream {
     received: usize,
     sent: usize,
     retry: Option<FixedBuffer>,
+    /// Turns that the answer has before the next piece of the body.
+    turns: u8,
     pace: Pace,
     clock: Clock,
     watch: Arc<Watch>,
@@ -76,6 +81,7 @@ impl Stream {
             received: 0,
             sent: 0,
             retry: None,
+            turns: 0,
             pace,
             clock: Clock::default(),
             watch,
@@ -96,7 +102,15 @@ impl Stream {
 
     /// Never an empty piece: with the end of the body the engine makes a last chunk of it, and then another one, which the
     /// upstream would take for the next request.
+    ///
+    /// While the engine waits for an upstream of HTTP/2 to take a piece, it takes nothing of the answer. An upstream that
+    /// answers as it reads could so wait for the engine, and the engine for it. So the answer goes first.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+        if self.turns > 0 && self.written.is_some() {
+            self.turns -= 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             let data = match self.body.poll_data(cx) {
                 Poll::Pending => return self.wait_to_read(cx),
@@ -118,6 +132,7 @@ impl Stream {
             }
             // An error is the stream's own, which the next read finds.
             let _ = self.body.flow_control().release_capacity(data.len());
+            self.turns = TURNS;
             return Poll::Ready(Ok(Some(data)));
         }
     }

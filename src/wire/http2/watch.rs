@@ -133,6 +133,11 @@ impl Client for Watch {
         self.clocks().body_done
     }
 
+    fn is_awaited(&self) -> bool {
+        let clocks = self.clocks();
+        !clocks.body_done && clocks.wait.is_on()
+    }
+
     fn fault(&self) -> Option<Fault> {
         self.clocks().fault
     }
