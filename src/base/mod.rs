@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod decimal;
+pub mod grpc;
 pub mod identity;
 pub mod path;
 pub mod request;

@@ -46,7 +46,7 @@ pub const JSON_FIELDS: [&str; 21] = [
     "tls",
 ];
 /// Those that stand behind them, each only if it has a value, and `error`, which is there always.
-pub const MORE_FIELDS: [&str; 4] = ["query", "referer", "error", "detail"];
+pub const MORE_FIELDS: [&str; 5] = ["query", "referer", "grpc_status", "error", "detail"];
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,6 +254,10 @@ impl AccessLog {
             out.extend_from_slice(b",\"referer\":");
             text(&self.secrets.url(x.referer), out);
         }
+        if let Some(status) = x.grpc_status {
+            out.extend_from_slice(b",\"grpc_status\":");
+            write_u64(u64::from(status), out);
+        }
         let Some(error) = x.error else { return out.extend_from_slice(b",\"error\":null}\n") };
         out.extend_from_slice(b",\"error\":");
         text(error.as_bytes(), out);
@@ -438,6 +442,7 @@ mod tests {
             status: 200,
             duration: Duration::from_micros(1_234),
             route: Some(&route),
+            grpc_status: Some(14),
             user_agent: "\u{9b}2J\u{7f}".as_bytes(),
             referer: b"http://a/?key=geheim",
             error: Some("x"),

@@ -48,6 +48,8 @@ pub struct Exchange<'a> {
     pub attempts: usize,
     /// Whether the last one went over a connection that was there.
     pub reused: bool,
+    /// What became of a call of gRPC.
+    pub grpc_status: Option<u32>,
     /// `TLSv1.3`; empty where there is none.
     pub tls: &'static str,
     /// The User-Agent field.
@@ -85,6 +87,7 @@ impl Default for Exchange<'_> {
             target: "",
             attempts: 0,
             reused: false,
+            grpc_status: None,
             tls: "",
             user_agent: b"",
             referer: b"",

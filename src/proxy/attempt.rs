@@ -15,6 +15,7 @@ use crate::wire::proxy_protocol;
 use http::Version;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::v2::client::PING_TIMEDOUT;
+use pingora::protocols::tls::ALPN;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
@@ -54,7 +55,15 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
             peer.options.read_timeout.take().into_iter().for_each(|patience| client.bear_silence(patience));
         }
     } else {
-        match (client(session).filter(|c| c.body_done()), peer.options.read_timeout.take()) {
+        let http1 = peer.options.alpn == ALPN::H1;
+        let done = client(session).filter(|c| if http1 { c.body_done() } else { ctx.grpc });
+        match (done, peer.options.read_timeout.take()) {
+            // A caller may be silent for long, and so may be who is called; once it has all of the call the client's timer
+            // runs. The engine looks at the deadline when it does not look at the client any more.
+            (Some(client), Some(patience)) if !http1 => {
+                client.bear_silence(patience);
+                peer.options.read_timeout = Some(left);
+            }
             // The client has a timer already; the engine would start one for each read.
             (Some(client), Some(patience)) => client.bear_silence(patience),
             (_, patience) => peer.options.read_timeout = within(patience),

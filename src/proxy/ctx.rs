@@ -58,6 +58,10 @@ pub struct Ctx {
     pub upstream_took: Option<Duration>,
     /// It goes over a connection that was there.
     pub reused: bool,
+    /// It is a call of gRPC.
+    pub grpc: bool,
+    /// What became of it, as gRPC says it.
+    pub grpc_status: Option<u32>,
     /// The final response's head has come from the upstream.
     pub answered: bool,
     /// Its place in its trace.
@@ -103,6 +107,8 @@ impl Ctx {
             answered: false,
             trace: Context { trace_id: number, parent: None, sampled: false },
             recording: None,
+            grpc: false,
+            grpc_status: None,
             status: None,
             sent: 0,
             reject: None,

@@ -1,11 +1,12 @@
 //! Causes to answers: the one place that knows which status and which words a cause becomes.
 
 use super::ctx::{client, conn, Ctx};
+use crate::base::grpc::{self, Code};
 use crate::base::units::show_size;
 use crate::error::Reject;
 use crate::upstream::dial::tls_trouble;
 use crate::wire::conn::Fault;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use log::{info, warn};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::v2::client::PING_TIMEDOUT;
@@ -52,6 +53,24 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::ClientGone => (499, "client_gone"),
         Reject::CutOff => (503, "cut_off"),
         Reject::Internal => (500, "internal"),
+    }
+}
+
+/// The same as gRPC says it: by the status where its table of HTTP statuses has it, by the cause where that says more.
+/// <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>
+fn grpc_code(reject: &Reject) -> Code {
+    match reject {
+        Reject::ExchangeTimeout => Code::DeadlineExceeded,
+        Reject::BodyTooLarge(_) => Code::ResourceExhausted,
+        Reject::MethodNotAllowed(_) => Code::Unimplemented,
+        _ => match code(reject).0 {
+            400 | 500 => Code::Internal,
+            401 => Code::Unauthenticated,
+            403 => Code::PermissionDenied,
+            404 => Code::Unimplemented,
+            429 | 502 | 503 | 504 => Code::Unavailable,
+            _ => Code::Unknown,
+        },
     }
 }
 
@@ -212,10 +231,15 @@ pub(super) async fn after_error(session: &mut Session, ctx: &mut Ctx, e: &Error)
     session.set_keepalive(None);
     let status = problem(&reject).status;
     let begun = session.response_written().is_some_and(|r| !r.status.is_informational() || r.status == 101);
+    let gone = matches!(reject, Reject::ClientGone | Reject::TunnelEnded);
+    if begun && ctx.grpc && !gone && end_call(session, ctx, &reject).await {
+        ctx.reject = Some(reject);
+        return FailToProxy { error_code: status, can_reuse_downstream: false };
+    }
     if begun {
         // The engine keeps the beginning of an answer of known length back: what there is of it goes out before the cut.
         session.as_downstream_mut().shutdown().await;
-    } else if !matches!(reject, Reject::ClientGone | Reject::TunnelEnded) {
+    } else if !gone {
         let _ = send(session, ctx, &reject).await;
     }
     ctx.reject = Some(reject);
@@ -316,8 +340,50 @@ pub(super) fn brief(e: &Error) -> String {
     text
 }
 
-async fn send(session: &mut Session, ctx: &Ctx, reject: &Reject) -> Result<()> {
+/// What a cause is for who calls by gRPC: a status, and what else a problem would say of it in words.
+fn grpc_fields(ctx: &mut Ctx, reject: &Reject, mut put: impl FnMut(&'static str, String)) {
+    let (code, problem) = (grpc_code(reject) as u32, problem(reject));
+    ctx.grpc_status = Some(code);
+    put(grpc::STATUS, code.to_string());
+    put(grpc::MESSAGE, grpc::message(&format!("{}: {}", problem.title, problem.detail)));
+}
+
+/// Answers a call that nothing was answered to: the status is all of it, in the head.
+async fn refuse_call(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> Result<()> {
+    let mut head = ResponseHeader::build(200, Some(8))?;
+    head.insert_header(header::CONTENT_TYPE, grpc::CONTENT_TYPE)?;
+    let mut fields = Vec::new();
+    grpc_fields(ctx, reject, |name, value| fields.push((name, value)));
+    for (name, value) in fields {
+        head.insert_header(name, value)?;
+    }
+    super::response::insert_own(&mut head, ctx)?;
+    super::response::promise_tls(session, &mut head)?;
+    // Past the engine, which does not say that the head is all; callers look for that.
+    match session.as_downstream_mut().as_custom_mut() {
+        Some(stream) => stream.write_response_header(Box::new(head), true).await,
+        None => Ok(()), // only HTTP/2 carries calls
+    }
+}
+
+/// Ends a call whose answer has begun with the status in the place of what was to come; whether that was possible.
+async fn end_call(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> bool {
+    let mut trailers = HeaderMap::new();
+    grpc_fields(ctx, reject, |name, value| {
+        trailers
+            .extend(HeaderValue::try_from(value).ok().map(|value| (HeaderName::from_static(name), value)));
+    });
+    match session.as_downstream_mut().as_custom_mut() {
+        Some(stream) => stream.write_trailers(trailers).await.is_ok(),
+        None => false,
+    }
+}
+
+async fn send(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> Result<()> {
     super::response::close_when_leaving(session);
+    if ctx.grpc {
+        return refuse_call(session, ctx, reject).await;
+    }
     let problem = problem(reject);
     let body = problem.json(ctx.id.to_str().unwrap_or_default());
     let mut head = ResponseHeader::build(problem.status, Some(6))?;

@@ -36,6 +36,9 @@ pub(super) fn finish(proxy: &Proxy, session: &Session, e: Option<&Error>, ctx: &
     }
     let refused = ctx.reject.as_ref().map(failure::code);
     let sent = session.response_written().map(|response| response.status.as_u16());
+    // A call of gRPC has a 200 whatever became of it; what the gateway made of it is counted by its cause.
+    let own = ctx.grpc && ctx.reject.as_ref().is_some_and(|reject| *reject != Reject::ClientGone);
+    let sent = sent.filter(|_| !own);
     // What the client has seen; 1xx alone is no answer, but 101 is one.
     let status = sent.filter(|status| *status >= 200 || *status == 101);
     let status = status.or(refused.map(|(status, _)| status)).unwrap_or(499);
@@ -101,6 +104,7 @@ fn write_down(
         target: ctx.target.as_ref().map_or("", |target| &target.text),
         attempts: ctx.attempts,
         reused: ctx.reused,
+        grpc_status: ctx.grpc_status,
         tls: client(session).and_then(|client| client.facts().tls.as_ref()).map_or("", |tls| tls.version),
         user_agent: field(header::USER_AGENT),
         referer: field(header::REFERER),

@@ -3,6 +3,7 @@
 use super::ctx::{client, conn, Ctx};
 use super::forward::{TRACEPARENT, TRACESTATE};
 use super::response::Answer;
+use crate::base::grpc;
 use crate::base::path;
 use crate::base::request::Request;
 use crate::error::Reject;
@@ -23,6 +24,7 @@ use std::borrow::Cow;
 use std::net::Ipv6Addr;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Decides about a request: `None` lets it go upstream, `Some` is the gateway's own answer.
 ///
@@ -30,6 +32,7 @@ use std::sync::Arc;
 /// Why it is refused.
 pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answer>, Reject> {
     identify(session, ctx);
+    ctx.grpc = is_grpc(session.req_header());
     join_trace(session.req_header(), ctx);
     if session.req_header().version == Version::HTTP_10 {
         spare_http10(session);
@@ -59,7 +62,8 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
         Action::Forward(split) => split,
     };
     ctx.upstream = Some(Arc::clone(split.choose()));
-    ctx.deadline = ctx.started + route.rules.timeout;
+    let patience = if ctx.grpc { grpc_timeout(session.req_header()) } else { None };
+    ctx.deadline = ctx.started + patience.map_or(route.rules.timeout, |p| p.min(route.rules.timeout));
     hash(session.req_header(), ctx);
     ctx.next = ctx.select(&[]);
     if ctx.next.is_none() {
@@ -67,6 +71,9 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
     }
     if let Some(client) = client(session) {
         client.set_deadline(ctx.deadline);
+        if ctx.grpc {
+            client.bear_pauses();
+        }
     }
     Ok(None)
 }
@@ -84,6 +91,17 @@ fn prove(session: &Session, ctx: &Ctx) -> Option<Answer> {
     }
     let answer = ctx.gateway.folders.iter().find_map(|folder| folder.answer(token))?;
     Some(Answer::proof(&answer))
+}
+
+/// Whether it is a call of gRPC, which only HTTP/2 carries.
+fn is_grpc(request: &RequestHeader) -> bool {
+    let content_type = || request.headers.get(header::CONTENT_TYPE);
+    request.version == Version::HTTP_2 && content_type().is_some_and(|t| grpc::is_grpc(t.as_bytes()))
+}
+
+/// How long the caller waits, if it says so.
+fn grpc_timeout(request: &RequestHeader) -> Option<Duration> {
+    grpc::timeout(request.headers.get(grpc::TIMEOUT)?.as_bytes())
 }
 
 /// Sends the client to the same by TLS.

@@ -3,6 +3,7 @@
 use super::attempt;
 use super::ctx::{client, conn, Ctx};
 use crate::base::decimal::write_millis;
+use crate::base::grpc;
 use crate::error::Reject;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
@@ -51,6 +52,7 @@ pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut 
     frame_plainly(response)?;
     response.set_version(Version::HTTP_11); // the version is each hop's own (RFC 9112 §2.3)
     if !response.status.is_informational() {
+        note_call(&response.headers, ctx);
         attempt::answered(ctx, response.status.as_u16());
     }
     Ok(())
@@ -141,8 +143,18 @@ pub(super) fn body(session: &Session, end: bool) {
     }
 }
 
+/// What became of a call of gRPC, which is said behind the answer, or in its head where that is all.
+fn note_call(fields: &HeaderMap, ctx: &mut Ctx) {
+    if !ctx.grpc {
+        return;
+    }
+    let status = fields.get(grpc::STATUS).and_then(|status| status.to_str().ok());
+    ctx.grpc_status = status.and_then(|status| status.parse().ok()).or(ctx.grpc_status);
+}
+
 /// Fields behind the body have come, which is over.
-pub(super) fn trailers(session: &Session, trailers: &mut HeaderMap, _ctx: &mut Ctx) {
+pub(super) fn trailers(session: &Session, trailers: &mut HeaderMap, ctx: &mut Ctx) {
+    note_call(trailers, ctx);
     // What frames a message is no trailer (RFC 9110 §6.5.1); other fields of a connection HTTP/2 has refused already.
     for name in [header::CONTENT_LENGTH, header::TRAILER, header::HOST] {
         trailers.remove(name);

@@ -35,6 +35,9 @@ pub trait Client: Send + Sync {
     /// come from it in so long a time.
     fn bear_silence(&self, patience: Duration);
 
+    /// The body of this request is a conversation, in which the client may be silent: nothing is asked of its speed.
+    fn bear_pauses(&self) {}
+
     /// The upstream has sent something.
     fn end_silence(&self);
 

@@ -11,6 +11,7 @@ pub mod certs;
 pub mod dns;
 pub mod frames;
 pub mod gateway;
+pub mod grpc;
 pub mod http2;
 pub mod http2_origin;
 pub mod origin;

@@ -2,6 +2,7 @@
 
 use super::head::Head;
 use super::watch::{Origin, Watch};
+use crate::wire::client::Client;
 use crate::wire::clock::Clock;
 use crate::wire::outcome::{Fault, Pace};
 use async_trait::async_trait;
@@ -114,7 +115,7 @@ impl Stream {
         loop {
             let data = match self.body.poll_data(cx) {
                 Poll::Pending => return self.wait_to_read(cx),
-                Poll::Ready(data) => data.transpose().or_err(ErrorType::ReadError, "reading a body")?,
+                Poll::Ready(data) => data.transpose().map_err(|e| self.broken_off(e))?,
             };
             let Some(data) = data else {
                 // Trailers are not passed on (RFC 9110 §6.5.1 lets a gateway drop them), only read.
@@ -161,6 +162,14 @@ impl Stream {
             }
             _ => Poll::Pending,
         }
+    }
+
+    /// A client that has its answer whole may leave the rest of its request, and many do.
+    fn broken_off(&self, e: h2::Error) -> Box<Error> {
+        if self.ended {
+            self.watch.fail(Fault::Unneeded);
+        }
+        Error::because(ErrorType::ReadError, "reading a body", e)
     }
 
     fn fail(&self, fault: Fault, kind: ErrorType) -> Box<Error> {
@@ -241,6 +250,9 @@ impl Stream {
         let sent = self.respond.send_response(Response::from_parts(head.as_owned_parts(), ()), end);
         self.writer = Some(sent.or_err(ErrorType::WriteError, "writing a head")?);
         self.written = Some(head);
+        if end {
+            Client::answered(&*self.watch);
+        }
         self.ended |= end;
         Ok(())
     }
@@ -377,7 +389,7 @@ impl Session for Stream {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.body.is_end_stream() || crate::wire::client::Client::body_done(&*self.watch)
+        self.body.is_end_stream() || Client::body_done(&*self.watch)
     }
 
     async fn finish(&mut self) -> Result<()> {

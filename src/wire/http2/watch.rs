@@ -33,6 +33,8 @@ struct Clocks {
     deadline: Option<Instant>,
     wait: BodyWait,
     silence: Silence,
+    /// The client may pause in its body.
+    pauses: bool,
     answered: bool,
     body_done: bool,
     fault: Option<Fault>,
@@ -45,6 +47,7 @@ impl Watch {
             deadline: None,
             wait: BodyWait::new(expects_100),
             silence: Silence::default(),
+            pauses: false,
             answered: false,
             body_done,
             fault: None,
@@ -60,6 +63,9 @@ impl Watch {
     pub(super) fn received(&self, bytes: usize, end: bool) {
         let mut clocks = self.clocks();
         clocks.wait.received(bytes);
+        if end && !clocks.body_done {
+            clocks.silence.end_it(); // from now on the upstream has all of it
+        }
         clocks.body_done |= end;
     }
 
@@ -69,10 +75,12 @@ impl Watch {
         let body = match clocks {
             Clocks { body_done: true, .. } => None,
             Clocks { answered: true, wait, .. } => Some((wait.end_unneeded(), Fault::Unneeded)),
+            Clocks { pauses: true, .. } => None,
             Clocks { wait, .. } => wait.end(pace).map(|end| (end, Fault::SlowBody)),
         };
         let exchange = clocks.deadline.map(|end| (end, Fault::ExchangeTimeout));
-        let upstream = clocks.silence.end().map(|end| (end, Fault::SilentUpstream));
+        let silent = if clocks.body_done { clocks.silence.end() } else { None };
+        let upstream = silent.map(|end| (end, Fault::SilentUpstream));
         // Of two that are over at once the first says more.
         [exchange, body, upstream].into_iter().flatten().min_by_key(|(end, _)| *end)
     }
@@ -115,6 +123,10 @@ impl Client for Watch {
 
     fn bear_silence(&self, patience: Duration) {
         self.clocks().silence.bear(patience);
+    }
+
+    fn bear_pauses(&self) {
+        self.clocks().pauses = true;
     }
 
     fn end_silence(&self) {
