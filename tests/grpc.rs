@@ -4,7 +4,10 @@ mod kit;
 
 use kit::grpc::{note, Caller, Note, Service};
 use kit::http2::run;
-use kit::{Gateway, Http2, Http2Origin};
+use kit::http2_origin::Asked;
+use kit::{until, Gateway, Http2, Http2Origin};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
@@ -221,7 +224,7 @@ fn who_gives_up_is_heard_of_at_the_service() {
 /// Compressed or not, a message is the two ends' affair.
 #[test]
 fn messages_are_not_looked_into() {
-    let origin = Http2Origin::start(|mut asked: kit::http2_origin::Asked| async move {
+    let origin = Http2Origin::start(|mut asked: Asked| async move {
         let (body, _) = asked.whole().await.unwrap();
         let head = http::Response::builder()
             .header("content-type", "application/grpc")
@@ -283,4 +286,64 @@ fn a_cause_is_a_status_of_grpc() {
         .collect();
     assert_eq!(told, [(404, 12), (405, 12), (502, 14), (413, 8)]);
     assert!(lines[4].get("grpc_status").is_none());
+}
+
+// Checks
+
+/// A server that says so of its health, or refuses the call with a status.
+fn server_of_health(says: &Arc<AtomicU8>) -> Http2Origin {
+    let says = Arc::clone(says);
+    Http2Origin::start(move |mut asked: Asked| {
+        let says = says.load(Ordering::SeqCst);
+        async move {
+            let (body, _) = asked.whole().await.unwrap();
+            let head = http::Response::builder().header("content-type", "application/grpc");
+            if says == 9 || body != b"\0\0\0\0\x0b\x0a\x09kit.Notes" {
+                let head = head.header("grpc-status", "5").body(()).unwrap();
+                asked.respond.send_response(head, true).unwrap();
+                return;
+            }
+            let mut send = asked.respond.send_response(head.body(()).unwrap(), false).unwrap();
+            send.send_data(vec![0, 0, 0, 0, 2, 8, says].into(), false).unwrap();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            send.send_trailers(trailers).unwrap();
+        }
+    })
+}
+
+#[test]
+fn a_server_says_whether_it_serves() {
+    let says = Arc::new(AtomicU8::new(1));
+    let origin = server_of_health(&says);
+    let check = "    health_check: {grpc: {service: kit.Notes}, host: check.test, interval: 50ms, unhealthy_after: 1}";
+    let gateway = Gateway::start(&yaml(&origin.target(), check, ""));
+    until("it is asked twice", || origin.heads().len() >= 2);
+    let head = &origin.heads()[0];
+    assert_eq!(head.uri.to_string(), "http://check.test/grpc.health.v1.Health/Check");
+    assert_eq!((head.method.as_str(), head.headers["te"].to_str().unwrap()), ("POST", "trailers"));
+    assert!(!gateway.log().iter().any(|line| line.contains("unhealthy")));
+    for (said, words) in [(2, "NOT_SERVING"), (9, "does not know that service"), (0, "UNKNOWN")] {
+        says.store(said, Ordering::SeqCst);
+        gateway.wait_log(&["is unhealthy: ", words]);
+        run(async {
+            let mut caller = Caller::connect(gateway.address()).await;
+            let status = caller.one(Request::new(note(""))).await.unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        });
+        let lines = gateway.log().len();
+        says.store(1, Ordering::SeqCst);
+        until("it is well again", || {
+            gateway.log_from(lines - 1).iter().any(|line| line.contains("is healthy again"))
+        });
+    }
+}
+
+#[test]
+fn what_has_no_health_is_not_healthy() {
+    let check = "    health_check: {grpc: true, interval: 50ms, unhealthy_after: 1}";
+    let service = Service::start(); // has no such method
+    Gateway::start(&yaml(&service.target(), check, "")).wait_log(&["is unhealthy: it has no health checks"]);
+    let web = Http2Origin::text("hello");
+    Gateway::start(&yaml(&web.target(), check, "")).wait_log(&["is unhealthy: it does not speak gRPC"]);
 }

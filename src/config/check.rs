@@ -161,6 +161,10 @@ fn speech(upstream: &RawUpstream, cx: &Context<'_>) {
             _ => {}
         }
     }
+    let called = upstream.health_check.as_ref().and_then(|check| check.grpc.as_ref());
+    if let Some(At { place, .. }) = called.filter(|_| spoken == RawProtocol::Http1) {
+        cx.fail(place, "gRPC is spoken over HTTP/2; `grpc` needs `protocol: h2`, h2c or auto");
+    }
     if let Some(At { place, .. }) = upstream.ping.as_ref().filter(|_| spoken == RawProtocol::Http1) {
         cx.fail(place, "HTTP/1.1 has no pings; `ping` needs `protocol: h2`, h2c or auto");
     }

@@ -21,6 +21,7 @@ use crate::tls::acme::{folders, Wants};
 use crate::tls::ticket::TicketKeys;
 use crate::tls::{terminator as tls, Terminator};
 use crate::upstream::balance::Method;
+use crate::upstream::calls::GrpcSpec;
 use crate::upstream::dial::{Protocol, Speech, TlsSpec};
 use crate::upstream::discover::Resolver;
 use crate::upstream::health::{HealthSpec, HttpSpec};
@@ -277,8 +278,13 @@ fn health(raw: &RawHealthCheck, upstream: &str) -> HealthSpec {
         host: raw.host.clone().unwrap_or_else(|| upstream.to_owned()),
         expect: raw.expect.clone().unwrap_or_else(|| vec![(200, 200)]),
     });
+    let grpc = raw.grpc.as_ref().map(|service| GrpcSpec {
+        service: service.value.clone(),
+        host: raw.host.clone().unwrap_or_else(|| upstream.to_owned()),
+    });
     HealthSpec {
         http,
+        grpc,
         port: raw.port,
         interval,
         timeout: raw.timeout.unwrap_or(Duration::from_secs(1)).min(interval),

@@ -251,6 +251,8 @@ pub struct RawUpgrade {
 pub struct RawHealthCheck {
     pub path: Option<String>,
     pub host: Option<String>,
+    /// The service, empty for the server as a whole.
+    pub grpc: Option<At<String>>,
     pub port: Option<u16>,
     pub interval: Option<Duration>,
     pub timeout: Option<Duration>,

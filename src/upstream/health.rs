@@ -1,5 +1,6 @@
-//! Active health checks: an HTTP request or a connection, with TLS its handshake too; run by Pingora in parallel.
+//! Active health checks: an HTTP request, a call of gRPC or a connection, with TLS its handshake too; run by Pingora in parallel.
 
+use super::calls::{self, GrpcSpec};
 use super::dial::tls_trouble;
 use super::peer::Target;
 use super::Targets;
@@ -13,6 +14,7 @@ use log::{info, warn};
 use pingora::connectors::http::Connector;
 use pingora::connectors::ConnectorOptions;
 use pingora::http::RequestHeader;
+use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, OrErr};
 use pingora_load_balancing::health_check::HealthCheck;
@@ -25,6 +27,8 @@ use std::time::Duration;
 pub struct HealthSpec {
     /// What to GET; `None`: a connection is enough.
     pub http: Option<HttpSpec>,
+    /// What to call in its place.
+    pub grpc: Option<GrpcSpec>,
     /// Another port than the target's.
     pub port: Option<u16>,
     /// From the beginning of one check to that of the next.
@@ -117,7 +121,12 @@ impl Checks {
         if http2_only && !http2 {
             return Error::e_explain(PROTOCOL, "it did not agree to HTTP/2");
         }
-        if let (Some(request), Some(http)) = (&self.request, &self.spec.http) {
+        if let Some(call) = &self.spec.grpc {
+            let HttpSession::H2(stream) = &mut session else {
+                return Error::e_explain(PROTOCOL, "it did not agree to HTTP/2");
+            };
+            calls::check(stream, call, peer.is_tls()).await?;
+        } else if let (Some(request), Some(http)) = (&self.request, &self.spec.http) {
             session.set_write_timeout(Some(self.spec.timeout));
             session.set_read_timeout(Some(self.spec.timeout));
             let mut request = request.clone();

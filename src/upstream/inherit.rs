@@ -45,6 +45,7 @@ mod tests {
     fn spec(targets: &[Address], interval: u64) -> Spec {
         let health = HealthSpec {
             http: None,
+            grpc: None,
             port: None,
             interval: Duration::from_secs(interval),
             timeout: Duration::from_millis(200),

@@ -5,6 +5,7 @@
 //! Routes and policies are not known here.
 
 pub mod balance;
+pub mod calls;
 pub mod dial;
 pub mod discover;
 pub mod health;

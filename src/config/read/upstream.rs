@@ -168,6 +168,7 @@ fn health_check(item: &Item<'_, '_>) -> Option<RawHealthCheck> {
             .get("host")
             .and_then(|i| i.parse("a host", |t| headers::value(t).map(|_| t.to_owned())))
             .map(|h| h.value),
+        grpc: fields.get("grpc").and_then(|i| called(&i)),
         port: fields.get("port").and_then(|i| i.number("a port", 1, 65_535)).map(|p| p.value as u16),
         interval: time("interval"),
         timeout: time("timeout"),
@@ -182,7 +183,10 @@ fn health_check(item: &Item<'_, '_>) -> Option<RawHealthCheck> {
         }),
     };
     fields.close();
-    if check.path.is_none() && (check.expect.is_some() || check.host.is_some()) {
+    if check.grpc.is_some() && (check.path.is_some() || check.expect.is_some()) {
+        item.fail("a check is a GET of `path`, with `expect`, or a call with `grpc`, not both");
+    } else if check.grpc.is_none() && check.path.is_none() && (check.expect.is_some() || check.host.is_some())
+    {
         item.fail("`expect` and `host` belong to an HTTP check, which needs `path`; without it a connection is the check");
     }
     if let (Some(interval), Some(timeout)) = (check.interval, check.timeout) {
@@ -191,6 +195,24 @@ fn health_check(item: &Item<'_, '_>) -> Option<RawHealthCheck> {
         }
     }
     Some(check)
+}
+
+/// `true`, or a mapping that names a service.
+fn called(item: &Item<'_, '_>) -> Option<At<String>> {
+    const FORM: &str = "true or a mapping such as {service: orders.Orders}";
+    if !item.is_map() {
+        let read = |text: &str| match text {
+            "true" => Ok(Some(String::new())),
+            "false" => Ok(None),
+            other => Err(format!("expected {FORM}, found {other:?}")),
+        };
+        let At { place, value } = item.parse(FORM, read)?;
+        return value.map(|value| At { place, value });
+    }
+    let fields = item.fields(FORM)?;
+    let service = fields.need("service").and_then(|i| i.text("the name of a service"));
+    fields.close();
+    service
 }
 
 /// `200`, `2xx` or `200-399`.
