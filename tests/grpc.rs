@@ -201,6 +201,28 @@ fn a_call_that_has_begun_ends_with_a_status() {
     assert_eq!(gateway.access_lines(1)[0]["error"], "exchange_timeout");
 }
 
+/// A caller that is still speaking when it has its status is not waited for.
+#[test]
+fn a_status_ends_a_call_whoever_still_speaks() {
+    let service = Service::start();
+    let gateway = before(&service);
+    run(async {
+        let mut caller = Caller::connect(gateway.address()).await;
+        let (send, answer) = caller.chat().await;
+        send.send(note("fail")).unwrap();
+        let begun = Instant::now();
+        let mut notes = answer.await.unwrap().into_inner();
+        assert_eq!(notes.message().await.unwrap_err().code(), Code::NotFound);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        while gateway.access_log().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(send);
+    });
+    let line = &gateway.access_lines(1)[0];
+    assert_eq!((&line["grpc_status"], &line["error"]), (&5.into(), &().into()), "{line}");
+}
+
 #[test]
 fn who_gives_up_is_heard_of_at_the_service() {
     let mut service = Service::start();

@@ -335,6 +335,39 @@ fn many_requests_share_few_connections() {
     assert!(gateway.access_lines(61).iter().filter(|line| line["reused"] == true).count() > 40);
 }
 
+#[test]
+fn a_target_that_takes_few_at_once_has_more_connections() {
+    let gate = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&gate);
+    let mut few = h2::server::Builder::new();
+    few.max_concurrent_streams(2);
+    let origin = Http2Origin::with(few, move |asked: Asked| {
+        let gate = Arc::clone(&theirs);
+        async move {
+            let free = asked.head.uri.path() == "/free";
+            until_async("it may answer", || free || gate.load(Ordering::SeqCst)).await;
+            asked.answer("late").await;
+        }
+    });
+    let gateway = before(&origin);
+    run(async {
+        let mut client = Http2::connect(gateway.address()).await;
+        let mut answers = Vec::new();
+        for expected in 1..=7 {
+            // So the gateway has heard of what the target takes before it sends the next one.
+            assert_eq!(client.get("/free").await.text(), "late");
+            let mut send = client.send.clone().ready().await.unwrap();
+            answers.push(send.send_request(get("/held"), true).unwrap().0);
+            until_async("it has come", || origin.heads().len() == 2 * expected).await;
+        }
+        gate.store(true, Ordering::SeqCst);
+        for answer in answers {
+            assert_eq!(whole(answer.await.unwrap()).await.unwrap().text(), "late");
+        }
+    });
+    assert!(origin.connections() >= 4, "{}", origin.connections());
+}
+
 /// An origin that answers once it may.
 fn held() -> (Http2Origin, Arc<AtomicBool>) {
     let gate = Arc::new(AtomicBool::new(false));
