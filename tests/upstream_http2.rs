@@ -383,6 +383,19 @@ fn held() -> (Http2Origin, Arc<AtomicBool>) {
 }
 
 #[test]
+fn a_socket_can_be_spoken_to_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Http2Origin::text("here");
+    let socket = kit::relay::Socket::start(&folder.path().join("app.sock"), origin.address);
+    let gateway = Gateway::start(&yaml(&[&socket.target()], "    protocol: h2c", ""));
+    for _ in 0..5 {
+        assert_eq!(kit::raw::get(gateway.address(), "/").text(), "here");
+    }
+    // One that is just being given back is not there for the next request.
+    assert!(socket.connections() < 5, "{}", socket.connections());
+}
+
+#[test]
 fn an_unused_connection_is_closed_in_time() {
     let origin = Http2Origin::text("here");
     let gateway =
