@@ -589,3 +589,34 @@ fn a_check_speaks_it_too() {
     assert_eq!(kit::raw::get(gateway.address(), "/").text(), "here");
     assert!(origin.heads().iter().any(|head| head.uri == "https://check.test/healthz"));
 }
+
+/// A target that answers each piece with far more, and reads the next one only then: the engine takes nothing of an answer
+/// while it waits to write. What comes of it is at least no whole answer, and soon over.
+#[test]
+fn a_target_that_answers_far_more_than_it_reads_is_cut_off() {
+    let origin = Http2Origin::start(|mut asked: Asked| async move {
+        let mut send = asked.respond.send_response(Response::new(()), false).unwrap();
+        while let Some(Ok(piece)) = asked.body.data().await {
+            let _ = asked.body.flow_control().release_capacity(piece.len());
+            let mut rest = Bytes::from(vec![7; 100 * piece.len()]);
+            while !rest.is_empty() {
+                send.reserve_capacity(rest.len());
+                let Some(Ok(room)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else { return };
+                if send.send_data(rest.split_to(room.min(rest.len())), false).is_err() {
+                    return;
+                }
+            }
+        }
+        let _ = send.send_data(Bytes::new(), true);
+    });
+    let upstream = "    protocol: h2c\n    timeouts: {write: 500ms, read: 1s}";
+    let gateway = Gateway::start(&yaml(&[&origin.target()], upstream, ""));
+    run(async {
+        let mut client = Http2::connect(gateway.address()).await;
+        let request = Request::post("http://test/").body(()).unwrap();
+        match client.exchange(request, &vec![1; 300_000]).await {
+            Ok(answer) => assert_eq!((answer.status, answer.body.len()), (200, 30_000_000)),
+            Err(e) => assert_eq!(e.reason(), Some(Reason::INTERNAL_ERROR)),
+        }
+    });
+}
