@@ -165,6 +165,11 @@ fn speech(upstream: &RawUpstream, cx: &Context<'_>) {
     if let Some(At { place, .. }) = called.filter(|_| spoken == RawProtocol::Http1) {
         cx.fail(place, "gRPC is spoken over HTTP/2; `grpc` needs `protocol: h2`, h2c or auto");
     }
+    if let (Some(At { place, .. }), true) = (protocol, upstream.proxy_protocol.is_some()) {
+        if spoken != RawProtocol::Http1 {
+            cx.fail(place, "with `proxy_protocol` each request has a connection of its own, which HTTP/2 is not for: http1?");
+        }
+    }
     if let Some(At { place, .. }) = upstream.ping.as_ref().filter(|_| spoken == RawProtocol::Http1) {
         cx.fail(place, "HTTP/1.1 has no pings; `ping` needs `protocol: h2`, h2c or auto");
     }
