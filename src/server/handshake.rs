@@ -8,6 +8,7 @@ use crate::proxy::ctx::new_id;
 use crate::proxy::failure;
 use crate::tls::{Session, Terminator};
 use crate::wire::facts::{Ends, Facts};
+use crate::wire::linger::linger;
 use crate::wire::proxy_protocol;
 use crate::wire::socket::Socket;
 use log::debug;
@@ -23,7 +24,7 @@ const HANDSHAKE: u8 = 22;
 /// Does what the listener asks of the transport, within `limits.header_timeout`. `None`: there is nobody to serve.
 pub(super) async fn shake_hands(
     arrival: Arrival,
-    ticket: &Ticket,
+    ticket: &Arc<Ticket>,
     shared: &Shared,
 ) -> Option<(Socket, Facts)> {
     let Arrival { mut socket, mut ends, listener } = arrival;
@@ -64,11 +65,12 @@ pub(super) async fn shake_hands(
             return Some((socket, Facts::new(ends, Some(session), terms)));
         }
         Ok(Err(Some(mut plain))) => {
+            // The request stays unread: closed at once, the answer would be lost to a reset.
             let (reject, id) = (Reject::PlainHttp, new_id());
             let answer = failure::raw_answer(&reject, id.to_str().unwrap_or_default());
             note(shared, &reject, id.as_bytes(), ends.address(), "");
             let _ = timeout_at(end, plain.write_all(&answer)).await;
-            let _ = timeout_at(end, plain.shutdown()).await;
+            linger(plain, Arc::clone(&shared.farewell), Arc::clone(ticket) as _);
         }
         Ok(Err(None)) => {}
         Err(_) => debug!("TLS with {:?}: no handshake in time", ends.client),

@@ -107,7 +107,7 @@ impl Drop for Lingering {
 }
 
 /// Closes a socket in two steps, in a task of its own; `ticket` is held until then.
-pub(super) fn linger(socket: Socket, farewell: Arc<Farewell>, ticket: Arc<dyn Send + Sync>) {
+pub fn linger(socket: Socket, farewell: Arc<Farewell>, ticket: Arc<dyn Send + Sync>) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     farewell.lingering.fetch_add(1, Ordering::SeqCst);
     let counted = Lingering(farewell);

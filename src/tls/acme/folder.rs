@@ -202,8 +202,8 @@ impl Turn {
         // Whoever has the turn is the only one with something pending.
         for (folder, all) in [(&self.pending, true), (&self.at, false)] {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-            let gone = |name: OsString| all || name.to_string_lossy().starts_with(UNFINISHED);
-            for entry in entries.filter(|entry| gone(entry.file_name())) {
+            let gone = |name: &str| name.starts_with(UNFINISHED) || (all && is_token(name));
+            for entry in entries.filter(|entry| gone(&entry.file_name().to_string_lossy())) {
                 if let Err(e) = fs::remove_file(entry.path()) {
                     warn!("{}: {e}", entry.path().display());
                 }
