@@ -17,7 +17,7 @@ const SETTLED: Duration = Duration::from_millis(1500);
 /// How it is asked whether the authority is done: ever less often, for two minutes.
 const POLL: RetryPolicy = RetryPolicy::new()
     .initial_delay(Duration::from_millis(500))
-    .backoff(1.5)
+    .backoff(1.2)
     .timeout(Duration::from_secs(120));
 
 /// Why there is no certificate.
