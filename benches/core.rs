@@ -70,7 +70,7 @@ fn paths(c: &mut Criterion) {
 /// The gateway's fields into the upstream's request: into one map, and into the engine's two, where names have a spelling.
 fn fields(c: &mut Criterion) {
     let end = |address: [u8; 4], port: u16| Some((address, port).into());
-    let ends = Ends { client: end([192, 0, 2, 7], 50_000), local: end([192, 0, 2, 1], 443) };
+    let ends = Ends { client: end([192, 0, 2, 7], 50_000), local: end([192, 0, 2, 1], 443), stranger: false };
     let (facts, id) = (Facts::new(ends, None, Arc::default()), ctx::new_id());
     let own =
         Own { client: Some(&facts), trusted: false, id: &id, received: http::Version::HTTP_11, trace: None };

@@ -65,6 +65,10 @@ fn a_required_certificate_must_be_of_the_authority_and_in_force() {
         assert_eq!(status(&client, &gateway, "open.test"), expected, "{who}");
     }
     assert_eq!(world.origin.received().len(), 1);
+    // Whoever has to answer for it finds why.
+    for why in ["peer sent no certificates", "certificate expired", "BadSignature"] {
+        gateway.wait_log(&["the client's certificate is refused", why]);
+    }
 }
 
 #[test]

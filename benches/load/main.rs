@@ -16,6 +16,7 @@ mod report;
 mod table;
 mod tls;
 mod tools;
+mod unverified;
 mod verdict;
 mod words;
 

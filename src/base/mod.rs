@@ -8,4 +8,5 @@ pub mod grpc;
 pub mod identity;
 pub mod path;
 pub mod request;
+pub mod trouble;
 pub mod units;

@@ -2,6 +2,7 @@
 
 use super::decode::Secrets;
 use super::{yaml, Compiled};
+use crate::base::trouble::plain;
 use crate::error::ConfigError;
 use crate::gateway::Gateway;
 use std::fs::File;
@@ -97,10 +98,4 @@ impl Secrets for System {
         text.truncate(end);
         Ok(text)
     }
-}
-
-/// `No such file or directory`, without the number behind it.
-fn plain(e: &std::io::Error) -> String {
-    let text = e.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

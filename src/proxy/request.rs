@@ -156,7 +156,7 @@ fn identify(session: &Session, ctx: &mut Ctx) {
     let Some(client) = client(session) else { return };
     ctx.trail = Some(Arc::clone(client.trail()));
     let Some(peer) = client.peer() else { return };
-    ctx.peer_trusted = ctx.gateway.trusted.contains(peer);
+    ctx.peer_trusted = !client.facts().ends.stranger && ctx.gateway.trusted.contains(peer);
     if !ctx.peer_trusted {
         ctx.client = Some(peer.to_canonical());
         return;

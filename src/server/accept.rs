@@ -74,7 +74,7 @@ impl Acceptor {
             Kind::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
                 let _ = socket.set_nodelay(true); // answers leave when they are written
-                let ends = Ends { client: Some(peer), local: socket.local_addr().ok() };
+                let ends = Ends { client: Some(peer), local: socket.local_addr().ok(), stranger: false };
                 Ok((Socket::Tcp(socket), ends))
             }
             Kind::Unix(listener) => Ok((Socket::Unix(listener.accept().await?.0), Ends::default())),

@@ -11,8 +11,9 @@ use crate::wire::facts::{Ends, Facts};
 use crate::wire::linger::linger;
 use crate::wire::proxy_protocol;
 use crate::wire::socket::Socket;
-use log::debug;
-use std::net::IpAddr;
+use log::{debug, info};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
@@ -30,12 +31,11 @@ pub(super) async fn shake_hands(
     let Arrival { mut socket, mut ends, listener } = arrival;
     let end = Instant::now() + shared.gateway.load().limits.header_timeout;
     if listener.proxy_protocol {
-        match timeout_at(end, told(&mut socket, ends.address(), shared))
+        match timeout_at(end, told(&mut socket, ends, shared))
             .await
             .unwrap_or_else(|_| Err("no PROXY header in time".into()))
         {
-            Ok(None) => {}
-            Ok(Some(told)) => ends = told,
+            Ok(told) => ends = told,
             Err(why) => {
                 note(shared, &Reject::ProxyHeader, new_id().as_bytes(), ends.address(), &why);
                 return None;
@@ -54,7 +54,7 @@ pub(super) async fn shake_hands(
         if is_plain(&socket).await {
             return Err(Some(socket));
         }
-        accept(terminator, socket).await
+        accept(terminator, socket, ends.client).await
     };
     let results = &shared.observed.totals.handshakes;
     match timeout_at(end, begin).await {
@@ -80,13 +80,13 @@ pub(super) async fn shake_hands(
 }
 
 /// What the balancer says, if it is one.
-async fn told(socket: &mut Socket, peer: Option<IpAddr>, shared: &Shared) -> Result<Option<Ends>, String> {
-    match peer {
+async fn told(socket: &mut Socket, own: Ends, shared: &Shared) -> Result<Ends, String> {
+    match own.address() {
         // Who reaches a Unix socket has been let in by its folder.
         Some(peer) if !shared.gateway.load().trusted.contains(peer) => {
             Err("its sender is not one of trusted_proxies".to_owned())
         }
-        _ => proxy_protocol::read(socket).await,
+        _ => proxy_protocol::read(socket, own).await,
     }
 }
 
@@ -98,14 +98,27 @@ fn note(shared: &Shared, reject: &Reject, id: &[u8], peer: Option<IpAddr>, detai
 async fn accept(
     terminator: &Terminator,
     socket: Socket,
+    client: Option<SocketAddr>,
 ) -> Result<Option<(Socket, Session)>, Option<Socket>> {
     match terminator.accept(socket).await {
         Ok(done) => Ok(done.map(|(stream, session)| (Socket::Tls(Box::new(stream)), session))),
         Err(e) => {
-            debug!("TLS handshake failed: {e}");
+            let client = client.map_or_else(|| "a Unix socket".to_owned(), |client| client.to_string());
+            match is_of_certificates(&e) {
+                true => info!("TLS with {client}: the client's certificate is refused: {e}"),
+                false => debug!("TLS with {client}: {e}"),
+            }
             Err(None)
         }
     }
+}
+
+/// Whether it is what the client shows of itself that is refused: its owner will ask why. Of what else goes wrong scanners
+/// would fill the log.
+fn is_of_certificates(e: &io::Error) -> bool {
+    use rustls::Error::{InvalidCertRevocationList, InvalidCertificate, NoCertificatesPresented};
+    let tls = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(InvalidCertificate(_) | InvalidCertRevocationList(_) | NoCertificatesPresented))
 }
 
 /// Whether a letter comes first, as in a method. Who speaks neither, or nothing, is TLS's to refuse.

@@ -1,5 +1,6 @@
 //! A file that holds certificates or keys, and what can be wrong with it.
 
+use crate::base::trouble::plain;
 use aws_lc_rs::digest;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -70,12 +71,6 @@ impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path.display(), self.why)
     }
-}
-
-/// `No such file or directory`, without the number behind it.
-fn plain(e: &std::io::Error) -> String {
-    let text = e.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -41,6 +41,8 @@ pub struct Ends {
     pub client: Option<SocketAddr>,
     /// What it has connected to.
     pub local: Option<SocketAddr>,
+    /// Somebody for whom the one at the other end speaks, without a name: what that one is trusted with is not theirs.
+    pub stranger: bool,
 }
 
 impl Ends {

@@ -28,11 +28,12 @@ const LONGEST_LINE: usize = 107;
 /// More than all that anybody adds to version 2 today.
 const MOST: usize = 4096;
 
-/// Reads a header. `None`: the balancer speaks for itself (a check of its own), or for somebody without an address.
+/// Reads a header that comes on a connection between `own` ends: these too where the balancer speaks for itself (a check
+/// of its own), or for a stranger.
 ///
 /// # Errors
 /// What came instead, as a sentence for the operator.
-pub async fn read(socket: &mut Socket) -> Result<Option<Ends>, String> {
+pub async fn read(socket: &mut Socket, own: Ends) -> Result<Ends, String> {
     let gone = |e: io::Error| match e.kind() {
         io::ErrorKind::UnexpectedEof => "the connection ended before a PROXY header".to_owned(),
         _ => format!("the connection broke before a PROXY header: {e}"),
@@ -54,8 +55,9 @@ pub async fn read(socket: &mut Socket) -> Result<Option<Ends>, String> {
         return Err("no PROXY header came first".to_owned());
     }
     match HeaderResult::parse(&header) {
-        HeaderResult::V1(Ok(header)) => Ok(first(&header)),
-        HeaderResult::V2(Ok(header)) => Ok(second(&header)),
+        HeaderResult::V1(Ok(header)) => Ok(first(&header).unwrap_or(Ends { stranger: true, ..own })),
+        HeaderResult::V2(Ok(header)) if header.command == v2::Command::Local => Ok(own),
+        HeaderResult::V2(Ok(header)) => Ok(second(&header).unwrap_or(Ends { stranger: true, ..own })),
         HeaderResult::V1(Err(e)) => Err(format!("a broken PROXY header: {e}")),
         HeaderResult::V2(Err(e)) => Err(format!("a broken PROXY header: {e}")),
     }
@@ -91,7 +93,6 @@ fn first(header: &v1::Header<'_>) -> Option<Ends> {
 
 fn second(header: &v2::Header<'_>) -> Option<Ends> {
     match header.addresses {
-        _ if header.command == v2::Command::Local => None,
         v2::Addresses::IPv4(ip) => {
             ends(ip.source_address, ip.source_port, ip.destination_address, ip.destination_port)
         }
@@ -104,12 +105,13 @@ fn second(header: &v2::Header<'_>) -> Option<Ends> {
 
 fn ends(client: impl Into<IpAddr>, port: u16, local: impl Into<IpAddr>, local_port: u16) -> Option<Ends> {
     let (client, local) = (SocketAddr::new(client.into(), port), SocketAddr::new(local.into(), local_port));
-    Some(Ends { client: Some(client), local: Some(local) })
+    Some(Ends { client: Some(client), local: Some(local), stranger: false })
 }
 
 /// A header that names these; where there is nobody to name, one that says so.
 pub fn header(version: Version, ends: Ends) -> Vec<u8> {
-    let both = ends.client.zip(ends.local).map(|(client, local)| one_family(client, local));
+    let named = ends.client.zip(ends.local).filter(|_| !ends.stranger);
+    let both = named.map(|(client, local)| one_family(client, local));
     let addresses =
         |both: Option<(SocketAddr, SocketAddr)>| both.map_or(v1::Addresses::Unknown, v1::Addresses::from);
     let written = match (version, both) {
@@ -120,7 +122,8 @@ pub fn header(version: Version, ends: Ends) -> Vec<u8> {
         }
         (Version::V2, None) => {
             let nobody = v2::AddressFamily::Unspecified | v2::Protocol::Unspecified;
-            v2::Builder::new(v2::Version::Two | v2::Command::Local, nobody).build()
+            let command = if ends.stranger { v2::Command::Proxy } else { v2::Command::Local };
+            v2::Builder::new(v2::Version::Two | command, nobody).build()
         }
     };
     written.expect("addresses fit into a header")

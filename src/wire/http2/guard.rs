@@ -269,7 +269,10 @@ impl AsyncWrite for Guard {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.socket().poll_flush(cx) {
             Poll::Pending => self.stall(cx).map(Err),
-            ready => ready,
+            ready => {
+                self.write_since = None;
+                ready
+            }
         }
     }
 
