@@ -4,6 +4,8 @@
 
 use bytes::BytesMut;
 use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion, Throughput};
+use futures_util::FutureExt;
+use http::HeaderMap;
 use pingora::http::RequestHeader;
 use portcullis::base::path::normalise;
 use portcullis::base::request::Request;
@@ -15,6 +17,7 @@ use portcullis::observe::exchange::Exchange;
 use portcullis::observe::sink::Destination;
 use portcullis::observe::stats::{RouteStats, UpstreamStats};
 use portcullis::observe::trace::Context;
+use portcullis::policy::{Arrival, Pass};
 use portcullis::proxy::forward::Own;
 use portcullis::proxy::{ctx, failure};
 use portcullis::router::Outcome;
@@ -127,7 +130,20 @@ fn choices(c: &mut Criterion) {
         runtime.block_on(upstream.prepare(&Resolver::new(None)));
     }
     let route = the_route(&compiled.gateway);
-    c.bench_function("chain/admit", |b| b.iter(|| route.rules.chain.admit(black_box(Some(4096)))));
+    let headers = HeaderMap::new();
+    let request = Request { method: "POST", host: "t", path: "/orders", query: "", headers: &headers };
+    let arrival = Arrival { request, client: None, facts: None, length: Some(4096) };
+    c.bench_function("chain/admit", |b| {
+        b.iter(|| {
+            let mut pass = Pass::default();
+            route
+                .rules
+                .chain
+                .admit(black_box(&arrival), &mut pass)
+                .now_or_never()
+                .map(|admitted| admitted.is_ok())
+        });
+    });
     let Action::Forward(split) = &route.action else { panic!("it forwards") };
     c.bench_function("split/choose", |b| b.iter(|| Arc::as_ptr(black_box(split.choose()))));
     for upstream in &compiled.gateway.upstreams {

@@ -5,12 +5,14 @@
 //! allocate nothing once they are connected.
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use portcullis::base::path::normalise;
 use portcullis::base::request::Request;
 use portcullis::config;
 use portcullis::gateway::Action;
 use portcullis::observe::access_log::{AccessLog, Format, Spec};
 use portcullis::observe::exchange::Exchange;
+use portcullis::policy::{Arrival, Pass};
 use portcullis::router::Outcome;
 use portcullis::server::signals::Signals;
 use portcullis::server::sockets::Inherited;
@@ -112,7 +114,10 @@ fn steps(file: &std::path::Path) {
     assert_eq!(cost_of(|| matches!(gateway.router.find(&request), Outcome::Found(_))), 0, "the route");
     let Outcome::Found(id) = gateway.router.find(&request) else { panic!("a route") };
     let route = gateway.route(id);
-    assert_eq!(cost_of(|| route.rules.chain.admit(Some(17))), 0, "the policies");
+    let arrival = Arrival { request, client: None, facts: None, length: Some(17) };
+    let admit = || route.rules.chain.admit(&arrival, &mut Pass::default()).now_or_never();
+    assert_eq!(admit(), Some(Ok(None)), "at once");
+    assert_eq!(cost_of(admit), 0, "the policies");
     let Action::Forward(split) = &route.action else { panic!("it forwards") };
     assert_eq!(cost_of(|| split.choose().select(b"", &[]).is_some()), 0, "the target");
 }

@@ -6,8 +6,8 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// Header fields by look-up, over whatever holds them.
-pub trait Headers {
+/// Header fields by look-up, over whatever holds them; a decision that waits keeps them.
+pub trait Headers: Sync {
     /// True when any value of the field `name` satisfies `pred`.
     ///
     /// A field may come on several lines (RFC 9110, section 5.3); each line is one value here, not split at

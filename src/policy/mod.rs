@@ -2,10 +2,12 @@
 //!
 //! A [`Policy`] is one variant with one file; [`Chain`] sorts the policies of a route into the phases they take
 //! part in, so that a policy costs nothing in the others and "cache before auth" cannot be written. Order by
-//! kind, whatever the order in the file: limits on the body, rewriting, request fields, response fields.
+//! kind, whatever the order in the file ([`Place`] has that of admission): who may come in, limits on the body, rewriting,
+//! request fields, response fields.
 //!
-//! Policies decide and never apply: they see plain values, not the engine's session, and they have no way to be
-//! skipped, because a policy that cannot be built is a configuration error.
+//! Policies decide and never apply: they see plain values ([`Arrival`]), not the engine's session, and say what comes of it
+//! ([`Pass`]). They have no way to be skipped, because a policy that cannot be built is a configuration error. One that has
+//! to ask somebody else waits for that; all others decide at once.
 
 pub mod headers;
 pub mod max_body;
@@ -13,11 +15,15 @@ pub mod redirect;
 pub mod respond;
 pub mod rewrite;
 
+use crate::base::request::Request;
 use crate::error::Reject;
+use crate::wire::facts::Facts;
+use bytes::Bytes;
 use headers::HeaderEdits;
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use max_body::MaxBody;
 use rewrite::Rewrite;
+use std::net::IpAddr;
 
 /// What the gateway itself adds to each response; a route may edit these as any other field.
 pub const OWN_FIELDS: [HeaderName; 2] =
@@ -36,6 +42,50 @@ pub enum Policy {
     ResponseHeaders(HeaderEdits),
 }
 
+/// A request as admission sees it.
+#[derive(Clone, Copy)]
+pub struct Arrival<'a> {
+    /// The request itself, as it was routed by.
+    pub request: Request<'a>,
+    /// The believed client address; none on a Unix socket.
+    pub client: Option<IpAddr>,
+    /// What its connection says of it, the certificate that the client has shown included.
+    pub facts: Option<&'a Facts>,
+    /// The length of the body as declared; none: chunked, or no body.
+    pub length: Option<u64>,
+}
+
+/// What admission has found out about a request, and what comes of it. It stays with the exchange until that is over.
+#[derive(Default)]
+pub struct Pass {
+    /// What the upstream is told, in order; before the route's own edits.
+    pub upstream: Vec<Edit>,
+    /// What the client is told, in order, by whatever answer it gets, a refusal too; before the route's own edits.
+    pub answer: Vec<Edit>,
+}
+
+/// A change of a message's fields that depends on the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// This value in place of all others of its field.
+    Set(HeaderName, HeaderValue),
+    /// This value besides those that are there.
+    Add(HeaderName, HeaderValue),
+    /// None.
+    Remove(HeaderName),
+}
+
+/// An answer that admission gives in the place of everything else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// 200 to 599.
+    pub status: u16,
+    /// Its fields but those that frame it.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// The content, possibly empty.
+    pub body: Bytes,
+}
+
 /// The policies of one route, by phase.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
@@ -47,9 +97,46 @@ pub struct Chain {
 }
 
 /// Policies of the first phase: may this request in?
+///
+/// Chains are compared, since routes that have the same share them: what a policy keeps of requests is the same object in
+/// both, or it is another policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Admit {
     MaxBody(MaxBody),
+}
+
+/// The order of admission, whatever the order in the file: who is turned away anyhow costs nothing more, nobody's secret is
+/// looked at for who has no business here, and nobody is counted as who they have not proven to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// What a browser asks before it asks.
+    #[expect(dead_code, reason = "cors comes here")]
+    Preflight,
+    /// Who may come in from where.
+    #[expect(dead_code, reason = "allow and deny come here")]
+    Address,
+    /// How often from there.
+    #[expect(dead_code, reason = "limits by address, field and route come here")]
+    LimitAddress,
+    /// Who it is, and whether they may do this.
+    #[expect(dead_code, reason = "auth comes here")]
+    Identity,
+    /// How often they.
+    #[expect(dead_code, reason = "limits by consumer come here")]
+    LimitIdentity,
+    /// How many at once.
+    #[expect(dead_code, reason = "limits of what is in flight come here")]
+    Load,
+    /// How much.
+    Content,
+}
+
+impl Admit {
+    fn place(&self) -> Place {
+        match self {
+            Admit::MaxBody(_) => Place::Content,
+        }
+    }
 }
 
 /// Policies of the second phase: what goes upstream?
@@ -78,6 +165,7 @@ impl Chain {
                 Policy::ResponseHeaders(edits) => respond.push(edits),
             }
         }
+        admit.sort_by_key(Admit::place);
         rewrite.append(&mut fields);
         let replaced = |edits: &HeaderEdits| OWN_FIELDS.iter().any(|name| edits.replaces(name));
         Chain {
@@ -89,14 +177,23 @@ impl Chain {
         }
     }
 
-    /// May a request with this declared body length (`None`: chunked or no body) come in?
+    /// Whether every request may come in, so that none has to be looked at.
+    pub fn is_open(&self) -> bool {
+        self.admit.is_empty()
+    }
+
+    /// May this request come in? `Some` is the answer that it gets instead.
     ///
     /// # Errors
-    /// The cause of the refusal.
-    pub fn admit(&self, content_length: Option<u64>) -> Result<(), Reject> {
-        self.admit.iter().try_for_each(|policy| match policy {
-            Admit::MaxBody(limit) => limit.admit(content_length),
-        })
+    /// The cause of the refusal. What `pass` has by then holds for it too.
+    pub async fn admit(&self, arrival: &Arrival<'_>, pass: &mut Pass) -> Result<Option<Reply>, Reject> {
+        let _ = pass;
+        for policy in &self.admit {
+            match policy {
+                Admit::MaxBody(limit) => limit.admit(arrival.length)?,
+            }
+        }
+        Ok(None)
     }
 
     /// The limit to hold a streamed body to.

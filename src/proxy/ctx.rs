@@ -6,6 +6,7 @@ use crate::error::Reject;
 use crate::gateway::{Action, Gateway, Route, Rules};
 use crate::observe::spans::Recording;
 use crate::observe::trace::Context;
+use crate::policy::Pass;
 use crate::router::RouteId;
 use crate::upstream::peer::{Address, Busy, Target};
 use crate::upstream::Upstream;
@@ -38,6 +39,8 @@ pub struct Ctx {
     pub peer_trusted: bool,
     /// Its route, once found.
     pub route: Option<RouteId>,
+    /// What admission has found out.
+    pub pass: Pass,
     /// The upstream chosen among the route's.
     pub upstream: Option<Arc<Upstream>>,
     /// What `consistent_hash` hashes.
@@ -94,6 +97,7 @@ impl Ctx {
             client: None,
             peer_trusted: false,
             route: None,
+            pass: Pass::default(),
             upstream: None,
             hash_key: Vec::new(),
             next: None,

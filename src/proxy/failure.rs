@@ -359,6 +359,7 @@ async fn refuse_call(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> R
     }
     super::response::insert_own(&mut head, ctx)?;
     super::response::promise_tls(session, &mut head)?;
+    super::response::answer_to(ctx, &mut head)?;
     // Past the engine, which does not say that the head is all; callers look for that.
     match session.as_downstream_mut().as_custom_mut() {
         Some(stream) => stream.write_response_header(Box::new(head), true).await,
@@ -401,6 +402,7 @@ async fn send(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> Result<(
     if matches!(problem.status, 429 | 503) {
         head.insert_header(header::RETRY_AFTER, "1")?;
     }
+    super::response::answer_to(ctx, &mut head)?;
     let head_only = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), head_only).await?;
     if !head_only {

@@ -7,7 +7,7 @@ use crate::base::client::entry_address;
 use crate::observe::trace::new_span;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::rewrite::Rewrite;
-use crate::policy::Forward;
+use crate::policy::{Edit, Forward};
 use crate::wire::facts::Facts;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -125,6 +125,7 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
     if request.version == Version::HTTP_2 && takes_trailers(session.req_header()) {
         request.insert_header(header::TE, "trailers")?;
     }
+    ctx.pass.upstream.iter().try_for_each(|edit| apply(request, edit))?;
     ctx.rules().chain.forward().iter().try_for_each(|policy| match policy {
         Forward::Rewrite(change) => rewrite(request, change),
         Forward::Headers(edits) => edit(request, edits),
@@ -315,6 +316,17 @@ fn rewrite(request: &mut RequestHeader, change: &Rewrite) -> Result<()> {
         target.push_str(query);
     }
     request.set_raw_path(target.as_bytes())
+}
+
+fn apply(request: &mut RequestHeader, edit: &Edit) -> Result<()> {
+    match edit {
+        Edit::Set(name, value) => request.insert_header(name.clone(), value.clone()),
+        Edit::Add(name, value) => request.append_header(name.clone(), value.clone()).map(|_| ()),
+        Edit::Remove(name) => {
+            request.remove_header(name);
+            Ok(())
+        }
+    }
 }
 
 fn edit(request: &mut RequestHeader, edits: &HeaderEdits) -> Result<()> {

@@ -49,7 +49,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
-        match request::decide(session, ctx) {
+        match request::decide(session, ctx).await {
             Ok(None) => Ok(false),
             Ok(Some(answer)) => answer.write(session, ctx).await.map(|()| true),
             Err(reject) => failure::refuse(session, ctx, reject).await.map(|()| true),

@@ -10,9 +10,11 @@ use crate::error::Reject;
 use crate::gateway::Action;
 use crate::observe::spans::Recording;
 use crate::observe::trace::Context;
+use crate::policy::{Arrival, Pass, Reply};
 use crate::router::{Outcome, RouteId};
 use crate::tls::acme::proof;
 use crate::upstream::balance::HashOn;
+use crate::wire::client::Client;
 use crate::wire::conn::Conn;
 use bytes::Bytes;
 use http::request::Parts;
@@ -30,7 +32,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// Why it is refused.
-pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answer>, Reject> {
+pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answer>, Reject> {
     identify(session, ctx);
     ctx.grpc = is_grpc(session.req_header());
     join_trace(session.req_header(), ctx);
@@ -50,13 +52,16 @@ pub(super) fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answ
     let id = find_route(session, ctx)?;
     ctx.gateway.route(id).stats.in_flight.fetch_add(1, Ordering::Relaxed);
     ctx.route = Some(id);
-    admit(session, ctx)?;
+    if let Some(reply) = admit(session.req_header(), client(session), ctx).await? {
+        return Ok(Some(Answer::of(reply)));
+    }
     let route = ctx.gateway.route(id);
     let split = match &route.action {
         Action::Redirect(redirect) => {
             let request = session.req_header();
             let (path, query) = target(request);
-            return Ok(Some(Answer::redirect(redirect, bare_port(&host_as_sent(request)), path, query)));
+            let answer = Answer::redirect(redirect, bare_port(&host_as_sent(request)), path, query);
+            return answer.ok_or(Reject::Malformed).map(Some);
         }
         Action::Respond(respond) => return Ok(Some(Answer::fixed(respond))),
         Action::Forward(split) => split,
@@ -113,7 +118,7 @@ fn to_https(request: &RequestHeader, port: &str) -> Result<Answer, Reject> {
         return Err(Reject::NoRoute); // there is no such place
     }
     let mark = if query.is_empty() { "" } else { "?" };
-    Answer::elsewhere(format!("https://{host}{port}{path}{mark}{query}")).ok_or(Reject::Malformed)
+    Answer::elsewhere(&format!("https://{host}{port}{path}{mark}{query}")).ok_or(Reject::Malformed)
 }
 
 /// HTTP/1.0 knows no 1xx answer (RFC 9110 §15.2), and must not have its expectation of one met (§10.1.1).
@@ -227,20 +232,17 @@ pub(super) fn nothing() -> RequestHeader {
 
 fn find_route(session: &Session, ctx: &Ctx) -> Result<RouteId, Reject> {
     let request = session.req_header();
-    let host = request.headers.get(header::HOST).map_or("", |h| h.to_str().unwrap_or_default());
-    let host = bare_host(host);
+    let host = host_of(request);
     let facts = client(session).map(|client| client.facts());
     if facts.is_some_and(|facts| {
         facts.terms.are_over() || facts.tls.as_ref().is_some_and(|tls| !tls.serves(&host))
     }) {
         return Err(Reject::Misdirected);
     }
-    let (path, query) = target(request);
-    if !path.starts_with('/') {
+    let view = view(request, &host);
+    if !view.path.starts_with('/') {
         return Err(Reject::NoRoute); // `*` is no path, so not even the prefix `/` takes it
     }
-    let view =
-        Request { method: request.method.as_str(), host: &host, path, query, headers: &request.headers };
     match ctx.gateway.router.find(&view) {
         Outcome::Found(id) => Ok(id),
         Outcome::NotFound => Err(Reject::NoRoute),
@@ -250,10 +252,39 @@ fn find_route(session: &Session, ctx: &Ctx) -> Result<RouteId, Reject> {
     }
 }
 
-fn admit(session: &Session, ctx: &Ctx) -> Result<(), Reject> {
-    let length = session.req_header().headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-    ctx.rules().chain.admit(length)
+/// Whether the route lets the request in; `Some`: what it gets instead.
+async fn admit(
+    request: &RequestHeader,
+    client: Option<&dyn Client>,
+    ctx: &mut Ctx,
+) -> Result<Option<Reply>, Reject> {
+    let chain = &ctx.rules().chain;
+    if chain.is_open() {
+        return Ok(None);
+    }
+    let host = host_of(request);
+    let length = request.headers.get(header::CONTENT_LENGTH);
+    let arrival = Arrival {
+        request: view(request, &host),
+        client: ctx.client,
+        facts: client.map(|client| client.facts()),
+        length: length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok()),
+    };
+    let mut pass = Pass::default();
+    let admitted = chain.admit(&arrival, &mut pass).await;
+    ctx.pass = pass;
+    admitted
+}
+
+/// The host as routes have it.
+fn host_of(request: &RequestHeader) -> Cow<'_, str> {
+    bare_host(request.headers.get(header::HOST).map_or("", |h| h.to_str().unwrap_or_default()))
+}
+
+/// The request as decisions see it.
+fn view<'a>(request: &'a RequestHeader, host: &'a str) -> Request<'a> {
+    let (path, query) = target(request);
+    Request { method: request.method.as_str(), host, path, query, headers: &request.headers }
 }
 
 /// The host without its port.

@@ -8,7 +8,7 @@ use crate::error::Reject;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
-use crate::policy::{Chain, OWN_FIELDS};
+use crate::policy::{Chain, Edit, Reply, OWN_FIELDS};
 use crate::wire::head::HeadError;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -84,6 +84,7 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     if at_the_wire.is_none() {
         insert_own(response, ctx)?;
     }
+    answer_to(ctx, response)?;
     if let Some(chain) = chain {
         chain.respond().iter().try_for_each(|edits| edit(response, edits))?;
     }
@@ -101,6 +102,18 @@ pub(super) fn promise_tls(session: &Session, response: &mut ResponseHeader) -> R
         Some(hsts) => response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts.clone()),
         None => Ok(()),
     }
+}
+
+/// What admission tells the client.
+pub(super) fn answer_to(ctx: &Ctx, response: &mut ResponseHeader) -> Result<()> {
+    ctx.pass.answer.iter().try_for_each(|edit| match edit {
+        Edit::Set(name, value) => response.insert_header(name.clone(), value.clone()),
+        Edit::Add(name, value) => response.append_header(name.clone(), value.clone()).map(|_| ()),
+        Edit::Remove(name) => {
+            response.remove_header(name);
+            Ok(())
+        }
+    })
 }
 
 /// The fields that tell the client the id of its request and where its time went.
@@ -245,51 +258,55 @@ fn edit(response: &mut ResponseHeader, edits: &HeaderEdits) -> Result<()> {
 }
 
 /// An answer of the gateway's own.
-pub(super) struct Answer {
-    status: u16,
-    location: Option<String>,
-    content_type: Option<HeaderValue>,
-    body: Bytes,
-}
+pub(super) struct Answer(Reply);
 
 impl Answer {
-    pub(super) fn redirect(redirect: &Redirect, host: &str, path: &str, query: &str) -> Self {
-        let location = Some(redirect.location(host, path, query));
-        Answer { status: redirect.status, location, content_type: None, body: Bytes::new() }
+    /// Another place for the request (RFC 9110 §15.4).
+    fn moved(status: u16, location: &str) -> Option<Self> {
+        let fields = vec![(header::LOCATION, HeaderValue::try_from(location).ok()?)];
+        Some(Answer(Reply { status, fields, body: Bytes::new() }))
+    }
+
+    /// What a route says; none: it would have made no field of what the request has.
+    pub(super) fn redirect(redirect: &Redirect, host: &str, path: &str, query: &str) -> Option<Self> {
+        Answer::moved(redirect.status, &redirect.location(host, path, query))
     }
 
     /// Another place for the same request (RFC 9110 §15.4.9).
-    pub(super) fn elsewhere(location: String) -> Option<Self> {
-        HeaderValue::try_from(&location).ok()?;
-        Some(Answer { status: 308, location: Some(location), content_type: None, body: Bytes::new() })
+    pub(super) fn elsewhere(location: &str) -> Option<Self> {
+        Answer::moved(308, location)
     }
 
     pub(super) fn fixed(respond: &Respond) -> Self {
-        let content_type = (!respond.body.is_empty()).then(|| respond.content_type.clone());
-        Answer { status: respond.status, location: None, content_type, body: respond.body.clone() }
+        let content_type =
+            (!respond.body.is_empty()).then(|| (header::CONTENT_TYPE, respond.content_type.clone()));
+        let fields = content_type.into_iter().collect();
+        Answer(Reply { status: respond.status, fields, body: respond.body.clone() })
     }
 
     /// What an authority wants to see, as RFC 8555 §8.3 has it.
     pub(super) fn proof(answer: &str) -> Self {
-        let content_type = Some(HeaderValue::from_static("application/octet-stream"));
-        let body = Bytes::copy_from_slice(answer.as_bytes());
-        Answer { status: 200, location: None, content_type, body }
+        let fields = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))];
+        Answer(Reply { status: 200, fields, body: Bytes::copy_from_slice(answer.as_bytes()) })
+    }
+
+    /// What admission gives.
+    pub(super) fn of(reply: Reply) -> Self {
+        Answer(reply)
     }
 
     /// Sends it. The connection stays usable when the request had no body left to read.
     pub(super) async fn write(self, session: &mut Session, ctx: &Ctx) -> Result<()> {
-        let mut head = ResponseHeader::build(self.status, Some(6))?;
-        if let Some(location) = self.location {
-            head.insert_header(header::LOCATION, location)?;
+        let Reply { status, fields, body } = self.0;
+        let mut head = ResponseHeader::build(status, Some(6))?;
+        for (name, value) in fields {
+            head.append_header(name, value)?;
         }
-        if let Some(content_type) = self.content_type {
-            head.insert_header(header::CONTENT_TYPE, content_type)?;
-        }
-        if !matches!(self.status, 204 | 304) {
-            head.insert_header(header::CONTENT_LENGTH, self.body.len())?;
+        if !matches!(status, 204 | 304) {
+            head.insert_header(header::CONTENT_LENGTH, body.len())?;
         }
         dress(session, &mut head, ctx)?;
-        let body = if session.req_header().method == http::Method::HEAD { Bytes::new() } else { self.body };
+        let body = if session.req_header().method == http::Method::HEAD { Bytes::new() } else { body };
         session.write_response_header(Box::new(head), body.is_empty()).await?;
         if !body.is_empty() {
             session.write_response_body(Some(body), true).await?;
