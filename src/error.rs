@@ -67,6 +67,10 @@ pub enum Reject {
     TooManyConnections,
     /// The connection limit of the client's address is reached.
     TooManyFromAddress,
+    /// As many requests are in flight as the route or its upstream may have.
+    TooManyInFlight,
+    /// The upstream takes so long that one more request would only wait.
+    Overloaded,
     /// The process has no file descriptor left to reach an upstream with.
     Exhausted,
     /// A tunnel (WebSocket) ended other than by its two ends.

@@ -1,6 +1,7 @@
 //! The compiled configuration: one immutable snapshot that a request sees from its first byte to its log line.
 
 use crate::base::client::TrustedProxies;
+use crate::base::priority::Priority;
 use crate::observe::access_log::AccessLog;
 use crate::observe::stats::RouteStats;
 use crate::observe::trace::Tracing;
@@ -230,6 +231,8 @@ pub struct Rules {
     pub timeout: Duration,
     /// When another target is tried.
     pub retry: Retry,
+    /// Who goes first where not all can be served.
+    pub priority: Priority,
 }
 
 /// What a route does with a request.

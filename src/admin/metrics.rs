@@ -187,6 +187,18 @@ impl Families<'_> {
                 counts.map(|(reason, count)| ([("upstream", &**upstream.name()), ("reason", reason)], count))
             }),
         )?;
+        let limited = || all().filter_map(|upstream| Some((upstream, upstream.load().limit()?)));
+        self.gauges(
+            "portcullis_upstream_concurrency_limit",
+            "Requests that may wait for an upstream at once, as measured; as good as infinite while nothing is wrong",
+            limited().map(|(upstream, limit)| ([("upstream", &**upstream.name())], limit as f64)),
+        )?;
+        self.gauges(
+            "portcullis_upstream_waiting_requests",
+            "Requests that wait for the head of an upstream's answer",
+            limited()
+                .map(|(upstream, _)| ([("upstream", &**upstream.name())], upstream.load().waiting() as f64)),
+        )?;
         let targets: Vec<_> = all()
             .flat_map(|upstream| upstream.targets().into_iter().map(|(target, _)| (upstream.name(), target)))
             .map(|(name, target)| (name, target.text.to_string(), target))

@@ -86,6 +86,8 @@ fn of_upstream(upstream: &Upstream) -> UpstreamStatus {
         trouble: upstream.trouble(),
         connections_new,
         connections_reused,
+        waiting: upstream.load().waiting(),
+        concurrency_limit: upstream.load().limit(),
         retries: retries.filter(|(_, n)| *n > 0).map(|(why, n)| ((*why).to_owned(), n)).collect(),
         durations: stats.durations().durations(),
     }

@@ -7,6 +7,7 @@ pub mod decimal;
 pub mod grpc;
 pub mod identity;
 pub mod path;
+pub mod priority;
 pub mod request;
 pub mod trouble;
 pub mod units;

@@ -13,6 +13,7 @@ use crate::gateway::{
 use crate::observe::access_log::AccessLog;
 use crate::observe::stats::RouteStats;
 use crate::observe::trace::Tracing;
+use crate::policy::concurrency::Concurrency;
 use crate::policy::max_body::MaxBody;
 use crate::policy::rewrite::{PathRewrite, Rewrite};
 use crate::policy::{Chain, Policy};
@@ -25,6 +26,7 @@ use crate::upstream::calls::GrpcSpec;
 use crate::upstream::dial::{Protocol, Speech, TlsSpec};
 use crate::upstream::discover::Resolver;
 use crate::upstream::health::{HealthSpec, HttpSpec};
+use crate::upstream::load::LoadSpec;
 use crate::upstream::peer::{Address, Timeouts};
 use crate::upstream::{Spec, Upstream};
 use crate::wire::head::HeadLimits;
@@ -56,8 +58,7 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
     let running = running.iter().map(|upstream| (&**upstream.name(), upstream)).collect();
     let mut upstreams = Upstreams { running, ..Upstreams::default() };
     let counted = before.into_iter().flat_map(|before| before.router.iter());
-    let counted: HashMap<&str, &Arc<RouteStats>> =
-        counted.map(|route| (&*route.stats.name.plain, &route.stats)).collect();
+    let counted: HashMap<&str, &Route> = counted.map(|route| (&*route.stats.name.plain, route)).collect();
     let mut matches = Vec::with_capacity(raw.routes.len());
     for upstream in &raw.upstreams {
         upstreams.add(spec(upstream));
@@ -74,17 +75,18 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
             let matching = matching(&route);
             let name = route_name(&route, &matching, &mut names);
             matches.push(described(&matching).into());
-            let stats = counted.get(name.as_str()).copied().cloned();
-            let stats = stats.unwrap_or_else(|| Arc::new(RouteStats::new(&name)));
+            let old = counted.get(name.as_str()).copied();
+            let stats = old.map_or_else(|| Arc::new(RouteStats::new(&name)), |old| Arc::clone(&old.stats));
             let policies = route.policies.clone().or(&raw.defaults);
-            let chain = chain(&policies, route.rewrite.map(|r| r.value), &matching.path);
+            let chain = chain(&policies, route.rewrite.map(|r| r.value), &matching.path, old);
             let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
             let retry = policies.retry.map_or(DEFAULT_RETRY, |r| Retry {
                 attempts: r.attempts,
                 connect: r.connect,
                 reset: r.reset,
             });
-            let rules = shared.share(Rules { chain, timeout, retry });
+            let priority = policies.priority.unwrap_or_default();
+            let rules = shared.share(Rules { chain, timeout, retry, priority });
             Some((matching, Route { stats, action, rules }))
         })
         .collect();
@@ -208,6 +210,7 @@ impl Upstreams<'_> {
             health: None,
             timeouts,
             pool: DEFAULT_POOL,
+            load: LoadSpec::default(),
         }))
     }
 }
@@ -259,7 +262,8 @@ fn spec(raw: &RawUpstream) -> Spec {
         Some(RawProtocol::Auto) => Protocol::Auto,
     };
     let speech = Speech { protocol, ping: raw.ping.as_ref().map(|ping| ping.value) };
-    Spec { name, fixed, named, method, speech, tls, proxy_protocol, health, timeouts, pool }
+    let load = raw.load.clone();
+    Spec { name, fixed, named, method, speech, tls, proxy_protocol, health, timeouts, pool, load }
 }
 
 fn tls(raw: &RawUpstreamTls) -> TlsSpec {
@@ -388,6 +392,8 @@ impl RawPolicies {
             timeout: self.timeout.or(defaults.timeout),
             retry: self.retry.or_else(|| defaults.retry.clone()),
             max_body: self.max_body.or(defaults.max_body),
+            concurrency: self.concurrency.or(defaults.concurrency),
+            priority: self.priority.or(defaults.priority),
         }
     }
 }
@@ -411,8 +417,16 @@ impl Shared {
     }
 }
 
-fn chain(policies: &RawPolicies, rewrite: Option<RawRewrite>, path: &PathMatch) -> Chain {
+/// What a route does besides; `old` is the running one of its name, whose counts go on.
+fn chain(
+    policies: &RawPolicies,
+    rewrite: Option<RawRewrite>,
+    path: &PathMatch,
+    old: Option<&Route>,
+) -> Chain {
     let mut chain = Vec::new();
+    let before = old.and_then(|old| old.rules.chain.concurrency());
+    chain.extend(policies.concurrency.map(|max| Policy::Concurrency(Concurrency::new(max, before))));
     chain.extend(policies.max_body.map(|bytes| Policy::MaxBody(MaxBody(bytes))));
     chain.extend(rewrite.map(|raw| Policy::Rewrite(self::rewrite(raw, path))));
     chain.extend(policies.request_headers.clone().map(Policy::RequestHeaders));

@@ -1,6 +1,7 @@
 //! The file as the user wrote it: every value typed and placed, nothing yet compared with anything else.
 
 use super::decode::{suggest, At, Place};
+use crate::base::priority::Priority;
 use crate::base::units;
 use crate::gateway::{Admin, Bind, Protocols};
 use crate::observe::{access_log, export};
@@ -13,6 +14,7 @@ use crate::tls::clients::Clients;
 use crate::tls::pair::Pair;
 use crate::tls::pem::Credentials;
 use crate::upstream::balance::HashOn;
+use crate::upstream::load::LoadSpec;
 use crate::wire::facts::Terms;
 use crate::wire::proxy_protocol::Version;
 use http::{HeaderName, Method};
@@ -130,6 +132,7 @@ pub struct RawUpstream {
     pub timeouts: RawTimeouts,
     pub pool: Option<u64>,
     pub ping: Option<At<Duration>>,
+    pub load: LoadSpec,
 }
 
 impl RawUpstream {
@@ -147,6 +150,7 @@ impl RawUpstream {
             timeouts,
             pool: None,
             ping: None,
+            load: LoadSpec::default(),
         }
     }
 }
@@ -320,6 +324,9 @@ pub struct RawPolicies {
     pub timeout: Option<Duration>,
     pub retry: Option<RawRetry>,
     pub max_body: Option<u64>,
+    /// Requests in flight.
+    pub concurrency: Option<usize>,
+    pub priority: Option<Priority>,
 }
 
 /// `retry`.

@@ -2,6 +2,7 @@
 
 mod acme;
 mod listener;
+mod load;
 mod observe;
 mod route;
 mod tls;

@@ -108,6 +108,10 @@ pub struct UpstreamStatus {
     pub connections_new: u64,
     /// Requests over a connection that was there.
     pub connections_reused: u64,
+    /// Requests that wait for the head of an answer.
+    pub waiting: usize,
+    /// How many may, as measured; a very large number while nothing is wrong, none where nothing is measured.
+    pub concurrency_limit: Option<usize>,
     /// Further attempts by reason.
     pub retries: BTreeMap<String, u64>,
     /// From the beginning of an attempt to the head of its answer.

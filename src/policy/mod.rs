@@ -9,16 +9,19 @@
 //! ([`Pass`]). They have no way to be skipped, because a policy that cannot be built is a configuration error. One that has
 //! to ask somebody else waits for that; all others decide at once.
 
+pub mod concurrency;
 pub mod headers;
 pub mod max_body;
 pub mod redirect;
 pub mod respond;
 pub mod rewrite;
 
+use crate::base::priority::Priority;
 use crate::base::request::Request;
 use crate::error::Reject;
 use crate::wire::facts::Facts;
 use bytes::Bytes;
+use concurrency::{Concurrency, InFlight};
 use headers::HeaderEdits;
 use http::{HeaderName, HeaderValue};
 use max_body::MaxBody;
@@ -32,6 +35,8 @@ pub const OWN_FIELDS: [HeaderName; 2] =
 /// One policy of a route.
 #[derive(Debug, Clone)]
 pub enum Policy {
+    /// How many requests may be in flight.
+    Concurrency(Concurrency),
     /// The largest request body.
     MaxBody(MaxBody),
     /// Changes of path or host before forwarding.
@@ -62,6 +67,10 @@ pub struct Pass {
     pub upstream: Vec<Edit>,
     /// What the client is told, in order, by whatever answer it gets, a refusal too; before the route's own edits.
     pub answer: Vec<Edit>,
+    /// Its class; the route's, unless who asks has another.
+    pub priority: Priority,
+    /// It counts as in flight.
+    pub in_flight: Option<InFlight>,
 }
 
 /// A change of a message's fields that depends on the request.
@@ -102,6 +111,7 @@ pub struct Chain {
 /// both, or it is another policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Admit {
+    Concurrency(Concurrency),
     MaxBody(MaxBody),
 }
 
@@ -125,7 +135,6 @@ enum Place {
     #[expect(dead_code, reason = "limits by consumer come here")]
     LimitIdentity,
     /// How many at once.
-    #[expect(dead_code, reason = "limits of what is in flight come here")]
     Load,
     /// How much.
     Content,
@@ -134,6 +143,7 @@ enum Place {
 impl Admit {
     fn place(&self) -> Place {
         match self {
+            Admit::Concurrency(_) => Place::Load,
             Admit::MaxBody(_) => Place::Content,
         }
     }
@@ -156,6 +166,7 @@ impl Chain {
         let mut body_limit = None;
         for policy in policies {
             match policy {
+                Policy::Concurrency(limit) => admit.push(Admit::Concurrency(limit)),
                 Policy::MaxBody(limit) => {
                     admit.push(Admit::MaxBody(limit));
                     body_limit = Some(limit);
@@ -187,13 +198,21 @@ impl Chain {
     /// # Errors
     /// The cause of the refusal. What `pass` has by then holds for it too.
     pub async fn admit(&self, arrival: &Arrival<'_>, pass: &mut Pass) -> Result<Option<Reply>, Reject> {
-        let _ = pass;
         for policy in &self.admit {
             match policy {
+                Admit::Concurrency(limit) => pass.in_flight = Some(limit.enter(pass.priority)?),
                 Admit::MaxBody(limit) => limit.admit(arrival.length)?,
             }
         }
         Ok(None)
+    }
+
+    /// The limit of what is in flight, for the one that comes after this.
+    pub fn concurrency(&self) -> Option<&Concurrency> {
+        self.admit.iter().find_map(|policy| match policy {
+            Admit::Concurrency(limit) => Some(limit),
+            Admit::MaxBody(_) => None,
+        })
     }
 
     /// The limit to hold a streamed body to.

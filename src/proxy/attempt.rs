@@ -156,7 +156,7 @@ pub(super) fn connected(ctx: &mut Ctx, reused: bool) {
 pub(super) fn answered(ctx: &mut Ctx, status: u16) {
     ctx.answered = true;
     ctx.status = Some(status);
-    took(ctx);
+    took(ctx, true);
     if let Some(recording) = &mut ctx.recording {
         recording.answered(status);
     }
@@ -164,20 +164,27 @@ pub(super) fn answered(ctx: &mut Ctx, status: u16) {
 
 /// The attempt came to nothing, or its answer broke off.
 fn failed(ctx: &mut Ctx, e: &Error) {
-    took(ctx);
+    use ErrorType as T;
+    // To have waited in vain is an answer of a kind; to have been refused is none.
+    took(ctx, matches!(e.etype(), T::ReadTimedout | T::WriteTimedout | T::ConnectTimedout));
     if let Some(recording) = &mut ctx.recording {
         recording.failed(e.etype().as_str());
     }
 }
 
-fn took(ctx: &mut Ctx) {
+/// Whether this says how long the upstream takes.
+fn took(ctx: &mut Ctx, telling: bool) {
     if ctx.upstream_took.is_some() {
         return;
     }
-    let took = ctx.attempt_started.elapsed();
+    let now = Instant::now();
+    let took = now - ctx.attempt_started;
     ctx.upstream_took = Some(took);
     if let Some(upstream) = &ctx.upstream {
         upstream.stats().answered(took);
+        if telling {
+            ctx.turn = upstream.load().answered(ctx.turn, took, now);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::observe::spans::Recording;
 use crate::observe::trace::Context;
 use crate::policy::Pass;
 use crate::router::RouteId;
+use crate::upstream::load::Turn;
 use crate::upstream::peer::{Address, Busy, Target};
 use crate::upstream::Upstream;
 use crate::wire::client::Client;
@@ -43,6 +44,8 @@ pub struct Ctx {
     pub pass: Pass,
     /// The upstream chosen among the route's.
     pub upstream: Option<Arc<Upstream>>,
+    /// How it counts there.
+    pub turn: Turn,
     /// What `consistent_hash` hashes.
     pub hash_key: Vec<u8>,
     /// The target of the next attempt, once chosen.
@@ -99,6 +102,7 @@ impl Ctx {
             route: None,
             pass: Pass::default(),
             upstream: None,
+            turn: Turn::default(),
             hash_key: Vec::new(),
             next: None,
             target: None,
@@ -151,6 +155,9 @@ impl Drop for Ctx {
     fn drop(&mut self) {
         if let Some(route) = self.route() {
             route.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(upstream) = &self.upstream {
+            upstream.load().leave(self.turn);
         }
         if let Some(trail) = self.trail.take().filter(|_| !self.told) {
             trail.leave(Box::new(Left::of(self)));

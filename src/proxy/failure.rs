@@ -43,6 +43,8 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::NoTarget => (503, "no_healthy_target"),
         Reject::TooManyConnections => (503, "too_many_connections"),
         Reject::TooManyFromAddress => (429, "too_many_connections_from_address"),
+        Reject::TooManyInFlight => (503, "too_many_in_flight"),
+        Reject::Overloaded => (503, "overloaded"),
         Reject::Exhausted => (503, "out_of_descriptors"),
         Reject::TunnelEnded => (499, "tunnel_ended"),
         Reject::Connect => (502, "connect"),
@@ -106,6 +108,12 @@ fn problem(reject: &Reject) -> Problem {
         Reject::TooManyConnections => ("Gateway busy", "The gateway has no connection to spare.".into()),
         Reject::TooManyFromAddress => {
             ("Too many connections", "Too many connections come from your address.".into())
+        }
+        Reject::TooManyInFlight => {
+            ("Service busy", "As many requests are in flight to this service as may be.".into())
+        }
+        Reject::Overloaded => {
+            ("Service overloaded", "This service takes too long now to take on one more request.".into())
         }
         Reject::Exhausted => ("Gateway busy", "The gateway has no connection to spare.".into()),
         Reject::TunnelEnded => ("Tunnel ended", "".into()),

@@ -14,6 +14,7 @@ use crate::policy::{Arrival, Pass, Reply};
 use crate::router::{Outcome, RouteId};
 use crate::tls::acme::proof;
 use crate::upstream::balance::HashOn;
+use crate::upstream::load::TooMuch;
 use crate::wire::client::Client;
 use crate::wire::conn::Conn;
 use bytes::Bytes;
@@ -66,7 +67,12 @@ pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Optio
         Action::Respond(respond) => return Ok(Some(Answer::fixed(respond))),
         Action::Forward(split) => split,
     };
-    ctx.upstream = Some(Arc::clone(split.choose()));
+    let upstream = split.choose();
+    ctx.upstream = Some(Arc::clone(upstream));
+    ctx.turn = upstream.load().enter(ctx.pass.priority, ctx.started).map_err(|much| match much {
+        TooMuch::Fixed => Reject::TooManyInFlight,
+        TooMuch::Measured => Reject::Overloaded,
+    })?;
     let patience = if ctx.grpc { grpc_timeout(session.req_header()) } else { None };
     ctx.deadline = ctx.started + patience.map_or(route.rules.timeout, |p| p.min(route.rules.timeout));
     hash(session.req_header(), ctx);
@@ -258,8 +264,10 @@ async fn admit(
     client: Option<&dyn Client>,
     ctx: &mut Ctx,
 ) -> Result<Option<Reply>, Reject> {
-    let chain = &ctx.rules().chain;
+    let rules = ctx.rules();
+    let (chain, priority) = (&rules.chain, rules.priority);
     if chain.is_open() {
+        ctx.pass.priority = priority;
         return Ok(None);
     }
     let host = host_of(request);
@@ -270,7 +278,7 @@ async fn admit(
         facts: client.map(|client| client.facts()),
         length: length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok()),
     };
-    let mut pass = Pass::default();
+    let mut pass = Pass { priority, ..Pass::default() };
     let admitted = chain.admit(&arrival, &mut pass).await;
     ctx.pass = pass;
     admitted

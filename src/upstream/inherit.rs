@@ -1,5 +1,6 @@
 //! What an upstream takes over from the one that had its name before a reload.
 
+use super::load::Load;
 use super::peer::Target;
 use super::{Spec, Upstream};
 use std::sync::Arc;
@@ -10,7 +11,8 @@ impl Upstream {
     /// away. Targets keep their health if it is checked as before: to add one must not shorten the way of another
     /// through `healthy_after` and `unhealthy_after`.
     pub fn succeeding(spec: Spec, old: &Upstream) -> Self {
-        let new = Upstream { stats: Arc::clone(&old.stats), ..Upstream::new(spec) };
+        let load = Load::succeeding(spec.load.clone(), &old.load);
+        let new = Upstream { stats: Arc::clone(&old.stats), load, ..Upstream::new(spec) };
         for name in &new.names {
             old.names.iter().for_each(|before| name.inherit(before));
         }
@@ -38,6 +40,7 @@ mod tests {
     use crate::upstream::dial::Speech;
     use crate::upstream::discover::Resolver;
     use crate::upstream::health::HealthSpec;
+    use crate::upstream::load::LoadSpec;
     use crate::upstream::peer::Address;
     use crate::upstream::peer::Timeouts;
     use std::time::Duration;
@@ -63,6 +66,7 @@ mod tests {
             health: Some(health),
             timeouts: Timeouts::default(),
             pool: 1,
+            load: LoadSpec::default(),
         }
     }
 

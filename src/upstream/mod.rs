@@ -10,6 +10,7 @@ pub mod dial;
 pub mod discover;
 pub mod health;
 mod inherit;
+pub mod load;
 pub mod peer;
 mod tunnel;
 
@@ -19,6 +20,7 @@ use crate::upstream::balance::Balancer;
 use crate::upstream::dial::{Dial, Speech, TlsSpec};
 use crate::upstream::discover::{Known, Name, Resolver};
 use crate::upstream::health::{Checks, HealthSpec};
+use crate::upstream::load::{Load, LoadSpec};
 use crate::upstream::peer::{Address, Target, Timeouts};
 use crate::wire::proxy_protocol::Version;
 use arc_swap::ArcSwap;
@@ -59,6 +61,8 @@ pub struct Spec {
     pub timeouts: Timeouts,
     /// Idle connections to keep.
     pub pool: usize,
+    /// How much it may have in hand.
+    pub load: LoadSpec,
 }
 
 /// A set of interchangeable targets.
@@ -67,6 +71,7 @@ pub struct Upstream {
     spec: Spec,
     stats: Arc<UpstreamStats>,
     balancer: Balancer,
+    load: Load,
     dial: Dial,
     known: Arc<Known>,
     names: Vec<Name>,
@@ -91,6 +96,7 @@ impl Upstream {
             balancer: Balancer::new(&spec.method, Arc::clone(&known), checks),
             stats: Arc::new(UpstreamStats::new(&name)),
             dial: Dial::new(&spec.timeouts, &spec.speech, spec.tls.as_ref()),
+            load: Load::new(spec.load.clone()),
             name,
             names: named.map(|(host, port, weight)| Name::new(host, port, weight)).collect(),
             spec,
@@ -109,6 +115,11 @@ impl Upstream {
     /// What is counted for it; it goes on when it is configured anew.
     pub fn stats(&self) -> &UpstreamStats {
         &self.stats
+    }
+
+    /// What it has in hand, and may have.
+    pub fn load(&self) -> &Load {
+        &self.load
     }
 
     /// The targets that it has now with their shares, by address.

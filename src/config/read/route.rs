@@ -5,6 +5,7 @@ use super::super::raw::{RawAction, RawPolicies, RawRetry, RawRewrite, RawRoute};
 use super::super::MAX_ATTEMPTS;
 use super::plain_path;
 use super::upstream::header_name;
+use crate::base::priority::Priority;
 use crate::base::units;
 use crate::policy::headers::{self, HeaderEdits};
 use crate::policy::redirect::Redirect;
@@ -56,6 +57,8 @@ pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
             .and_then(|i| i.parse("a duration", super::positive_duration))
             .map(|t| t.value),
         retry: fields.get("retry").and_then(|i| retry(&i)),
+        concurrency: fields.get("concurrency").and_then(|i| super::load::route(&i)),
+        priority: fields.get("priority").and_then(|i| i.parse("a class", Priority::parse)).map(|p| p.value),
         max_body: fields.get("max_body").and_then(|i| i.parse("a size", units::size)).map(|s| s.value),
     }
 }

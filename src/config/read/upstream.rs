@@ -5,7 +5,7 @@ use super::super::raw::{
     positive_duration, provable, whereabouts, Balance, RawHealthCheck, RawProtocol, RawTarget, RawTimeouts,
     RawUpstream, RawUpstreamTls,
 };
-use super::{plain_path, tls};
+use super::{load, plain_path, tls};
 use crate::policy::headers;
 use crate::upstream::balance::HashOn;
 use crate::wire::proxy_protocol::Version;
@@ -35,6 +35,7 @@ pub(super) fn upstream(name: &At<String>, item: &Item<'_, '_>) -> RawUpstream {
         timeouts: fields.get("timeouts").and_then(|i| timeouts(&i)).unwrap_or_default(),
         pool,
         ping,
+        load: fields.get("concurrency").and_then(|i| load::upstream(&i)).unwrap_or_default(),
     };
     fields.close();
     upstream
