@@ -157,6 +157,10 @@ impl Drop for Ctx {
             route.stats.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
         if let Some(upstream) = &self.upstream {
+            if self.turn == Turn::Waiting && self.reject == Some(Reject::ClientGone) {
+                let now = Instant::now();
+                self.turn = upstream.load().given_up(self.turn, now - self.attempt_started, now);
+            }
             upstream.load().leave(self.turn);
         }
         if let Some(trail) = self.trail.take().filter(|_| !self.told) {

@@ -11,8 +11,8 @@
 //!   what it takes now is the usual  <-----  the floor: `min`, or twice what it bears in ordinary times
 //! ```
 //!
-//! At the floor nothing more can be won by waiting less, so what is measured there becomes the usual (twice of it is too much
-//! then): an upstream that is ten times slower, but as parallel as before, gets back all it can work on. Above it the usual
+//! At the floor nothing more can be won by waiting less, so what is measured there after a while becomes the usual (twice of
+//! it is too much then): an upstream that is ten times slower, but as parallel as before, gets back all it can work on. Above it the usual
 //! only falls, so that a queue never becomes usual. In ordinary times nobody is turned away: the floor is twice what is in hand then.
 //!
 //! In hand is what waits for the head of its answer. A stream, a download or a tunnel is not, once it has begun.
@@ -61,6 +61,8 @@ const ENOUGH: u32 = 10;
 const STALE: Duration = Duration::from_secs(5);
 /// Windows before anything is limited: nothing is usual yet.
 const LEARNING: u32 = 20;
+/// Windows at the floor until what is measured there is believed: the queue of before has to be worked off first.
+const SETTLED: u32 = 8;
 /// As good as no limit.
 const CEILING: f64 = 1e6;
 /// What it bears in ordinary times is forgotten by half in five minutes.
@@ -97,6 +99,8 @@ struct Window {
     end: AtomicU64,
     peak: AtomicUsize,
     shed: AtomicUsize,
+    /// Of the answers, those that nobody waited for any more.
+    given_up: AtomicU32,
     answers: [AtomicU32; BUCKETS],
 }
 
@@ -129,6 +133,7 @@ impl Load {
             end: AtomicU64::new(WINDOW.as_nanos() as u64),
             peak: AtomicUsize::new(0),
             shed: AtomicUsize::new(0),
+            given_up: AtomicU32::new(0),
             answers: [const { AtomicU32::new(0) }; BUCKETS],
         };
         Load {
@@ -200,6 +205,14 @@ impl Load {
         Turn::Answered
     }
 
+    /// Its client has given up after `took`: it would have taken longer, and the upstream may still be at it.
+    pub fn given_up(&self, turn: Turn, took: Duration, now: Instant) -> Turn {
+        if turn == Turn::Waiting && self.spec.adaptive.is_some() {
+            self.window.given_up.fetch_add(1, Relaxed);
+        }
+        self.answered(turn, took, now)
+    }
+
     /// It is over.
     pub fn leave(&self, turn: Turn) {
         if turn == Turn::Over {
@@ -232,20 +245,23 @@ impl Load {
         let answers: u32 = seen.iter().sum();
         let lasted = now + WINDOW - end;
         let next = |after: Duration| self.window.end.store((now + after).as_nanos() as u64, Relaxed);
-        let silent = answers == 0 && self.waiting() > 0;
-        if answers < ENOUGH && !silent && lasted < STALE {
+        let nothing = answers == 0 && self.waiting() > 0;
+        if answers < ENOUGH && !nothing && lasted < STALE {
             return; // and the next one looks again
         }
-        let median = match silent {
+        let median = match nothing {
             true => lasted, // at least
             false => median(&seen),
         };
+        let given_up = self.window.given_up.swap(0, Relaxed);
+        let silent = nothing || (given_up > 0 && given_up * 2 >= answers);
+        let mean = in_hand(&seen, lasted);
         self.window.answers.iter().for_each(|bucket| bucket.store(0, Relaxed));
         let peak = self.window.peak.swap(self.waiting(), Relaxed);
         let shed = self.window.shed.swap(0, Relaxed) > 0;
         next(WINDOW);
         if answers >= ENOUGH || silent {
-            controller.judge(adaptive, &Seen { median: median.as_secs_f64(), peak, shed, silent });
+            controller.judge(adaptive, &Seen { median: median.as_secs_f64(), mean, peak, shed, silent });
             self.limit.store(controller.limit as usize, Relaxed);
         }
     }
@@ -267,9 +283,19 @@ fn median(seen: &[u32; BUCKETS]) -> Duration {
         passed += count;
         passed > half
     });
-    let at = at.unwrap_or(0);
+    middle(at.unwrap_or(0))
+}
+
+/// The middle of a bucket.
+fn middle(at: usize) -> Duration {
     let (octave, quarter) = (at / 4 + 6, at % 4);
     Duration::from_micros((1u64 << octave) + ((quarter as u64 * 2 + 1) << (octave - 3)))
+}
+
+/// How many were in hand on average in a window that lasted so long: by Little's law, from what the answers took.
+fn in_hand(seen: &[u32; BUCKETS], lasted: Duration) -> f64 {
+    let took = seen.iter().enumerate().map(|(at, count)| middle(at).as_secs_f64() * f64::from(*count));
+    took.sum::<f64>() / lasted.as_secs_f64()
 }
 
 /// What a window has shown.
@@ -277,11 +303,13 @@ fn median(seen: &[u32; BUCKETS]) -> Duration {
 struct Seen {
     /// In seconds.
     median: f64,
+    /// How many were in hand on average.
+    mean: f64,
     /// The most that were in hand.
     peak: usize,
     /// Somebody was turned away.
     shed: bool,
-    /// Nothing was answered at all.
+    /// Most were not answered at all: it takes longer than that.
     silent: bool,
 }
 
@@ -296,11 +324,20 @@ struct Controller {
     last: f64,
     limit: f64,
     windows: u32,
+    /// For how many windows there were as few in hand as may be, and the shortest median of them.
+    floored: (u32, f64),
 }
 
 impl Default for Controller {
     fn default() -> Self {
-        Controller { usual: None, borne: 0.0, last: 0.0, limit: CEILING, windows: 0 }
+        Controller {
+            usual: None,
+            borne: 0.0,
+            last: 0.0,
+            limit: CEILING,
+            windows: 0,
+            floored: (0, f64::INFINITY),
+        }
     }
 }
 
@@ -320,10 +357,17 @@ impl Controller {
         } else if seen.silent {
             // It takes longer than that; how long nobody knows yet.
         } else if seen.shed && at_the_floor {
-            // As few as may be, and it takes so long: from here on twice of it is too much.
-            *usual = usual.max(median * 2.0 / tolerance);
+            let (windows, shortest) = &mut self.floored;
+            (*windows, *shortest) = (*windows + 1, shortest.min(median));
+            // As few as may be, and it still takes so long: from here on twice of it is too much.
+            if *windows >= SETTLED {
+                *usual = usual.max(*shortest * 2.0 / tolerance);
+            }
         } else if at_the_floor || learning {
             *usual += (median - *usual) * 0.1;
+        }
+        if !(seen.shed && at_the_floor) || seen.silent {
+            self.floored = (0, f64::INFINITY);
         }
         let gradient = (tolerance * *usual / median).clamp(0.5, 1.0);
         self.borne *= FORGET;
@@ -331,7 +375,7 @@ impl Controller {
         if ordinary {
             self.borne = self.borne.max(self.last);
         }
-        self.last = if ordinary { peak } else { 0.0 };
+        self.last = if ordinary { seen.mean } else { 0.0 };
         if learning {
             return;
         }
@@ -374,7 +418,8 @@ mod tests {
                     answered += (peak / latency).min(rate) * window / (seconds as f64 / 2.0);
                 }
                 let shed = wanted > self.controller.limit;
-                let seen = Seen { median: latency, peak: peak.ceil() as usize, shed, silent: false };
+                let (mean, peak) = (peak, peak.ceil() as usize);
+                let seen = Seen { median: latency, mean, peak, shed, silent: false };
                 self.controller.judge(&Adaptive::default(), &seen);
             }
             (worst, answered)
@@ -406,6 +451,80 @@ mod tests {
         }
     }
 
+    /// A whole upstream, a millisecond a step: its workers take requests in turn, those too whose clients have gone.
+    struct Queue {
+        load: Load,
+        now: Instant,
+        workers: Vec<Instant>,
+        service: Duration,
+        /// When they came, and when they will be done.
+        waiting: std::collections::VecDeque<(Instant, Instant)>,
+        answered: usize,
+    }
+
+    impl Queue {
+        const PATIENCE: Duration = Duration::from_secs(2);
+
+        fn new(workers: usize, service: u64) -> Self {
+            let load = Load::new(LoadSpec::default());
+            let now = load.begun;
+            let service = Duration::from_millis(service);
+            let (waiting, workers) = (Default::default(), vec![now; workers]);
+            Queue { load, now, workers, service, waiting, answered: 0 }
+        }
+
+        /// So many a second for so long: answers in time a second, in the last half of it.
+        fn bear(&mut self, rate: f64, seconds: u64) -> f64 {
+            let (mut due, steps) = (0.0, seconds * 1_000);
+            for step in 0..steps {
+                if step == steps / 2 {
+                    self.answered = 0;
+                }
+                self.now += Duration::from_millis(1);
+                let now = self.now;
+                let patience = |came: Instant| came + Self::PATIENCE;
+                // Those that are done, and those whose clients go. Both keep their order.
+                while let Some((came, done)) = self.waiting.front().copied() {
+                    if done.min(patience(came)) > now {
+                        break;
+                    }
+                    self.waiting.pop_front();
+                    let turn = if done <= patience(came) {
+                        self.answered += 1;
+                        self.load.answered(Turn::Waiting, done - came, now)
+                    } else {
+                        self.load.given_up(Turn::Waiting, Self::PATIENCE, now)
+                    };
+                    self.load.leave(turn);
+                }
+                due += rate / 1_000.0;
+                while due >= 1.0 {
+                    due -= 1.0;
+                    if self.load.enter(Priority::Normal, now).is_err() {
+                        continue;
+                    }
+                    let worker = self.workers.iter_mut().min().expect("one at least");
+                    *worker = (*worker).max(now) + self.service;
+                    self.waiting.push_back((now, *worker));
+                }
+            }
+            self.answered as f64 / (seconds as f64 / 2.0)
+        }
+    }
+
+    #[test]
+    fn clients_that_give_up_do_not_keep_it_from_recovering() {
+        let mut queue = Queue::new(32, 20);
+        assert_eq!(queue.bear(800.0, 20).round(), 800.0);
+        queue.service *= 10;
+        queue.bear(800.0, 20);
+        let answered = queue.bear(800.0, 20);
+        assert!(answered > 0.9 * 160.0, "{answered} a second of 160; {:?}", queue.load.controller());
+        queue.service /= 10;
+        queue.bear(800.0, 20);
+        assert_eq!(queue.bear(800.0, 20).round(), 800.0);
+    }
+
     #[test]
     fn twice_as_slow_is_nothing() {
         let mut origin = origin(100.0, 0.02);
@@ -420,7 +539,7 @@ mod tests {
     fn silence_is_latency() {
         let mut origin = origin(32.0, 0.02);
         origin.bear(800.0, 60);
-        let seen = Seen { median: 2.0, peak: 5_000, shed: false, silent: true };
+        let seen = Seen { median: 2.0, mean: 0.0, peak: 5_000, shed: false, silent: true };
         (0..20).for_each(|_| origin.controller.judge(&Adaptive::default(), &seen));
         assert!(origin.controller.limit < 40.0, "{}", origin.controller.limit);
         assert!(origin.controller.usual.is_some_and(|usual| usual < 0.03), "nothing was learned from it");
