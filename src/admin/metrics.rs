@@ -190,7 +190,7 @@ impl Families<'_> {
         let limited = || all().filter_map(|upstream| Some((upstream, upstream.load().limit()?)));
         self.gauges(
             "portcullis_upstream_concurrency_limit",
-            "Requests that may wait for an upstream at once, as measured; as good as infinite while nothing is wrong",
+            "Requests that may wait for an upstream at once, as measured, once it is; as good as infinite while nothing is wrong",
             limited().map(|(upstream, limit)| ([("upstream", &**upstream.name())], limit as f64)),
         )?;
         self.gauges(

@@ -63,6 +63,8 @@ const STALE: Duration = Duration::from_secs(5);
 const LEARNING: u32 = 20;
 /// Windows at the floor until what is measured there is believed: the queue of before has to be worked off first.
 const SETTLED: u32 = 8;
+/// The limit while nothing is usual yet; a quarter more of it is still a number.
+const UNKNOWN: usize = usize::MAX / 2;
 /// As good as no limit.
 const CEILING: f64 = 1e6;
 /// What it bears in ordinary times is forgotten by half in five minutes.
@@ -140,7 +142,7 @@ impl Load {
             spec,
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            limit: AtomicUsize::new(controller.limit as usize),
+            limit: AtomicUsize::new(controller.known()),
             window,
             begun: Instant::now(),
             controller: Mutex::new(controller),
@@ -151,9 +153,9 @@ impl Load {
         self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many may be in hand now; none: nothing is measured.
+    /// How many may be in hand now; none: nothing is measured, or not yet for long enough.
     pub fn limit(&self) -> Option<usize> {
-        self.spec.adaptive.map(|_| self.limit.load(Relaxed))
+        self.spec.adaptive.map(|_| self.limit.load(Relaxed)).filter(|limit| *limit != UNKNOWN)
     }
 
     /// How many are.
@@ -262,7 +264,7 @@ impl Load {
         next(WINDOW);
         if answers >= ENOUGH || silent {
             controller.judge(adaptive, &Seen { median: median.as_secs_f64(), mean, peak, shed, silent });
-            self.limit.store(controller.limit as usize, Relaxed);
+            self.limit.store(controller.known(), Relaxed);
         }
     }
 }
@@ -342,6 +344,14 @@ impl Default for Controller {
 }
 
 impl Controller {
+    /// The limit, once something is usual.
+    fn known(&self) -> usize {
+        if self.windows <= LEARNING {
+            return UNKNOWN;
+        }
+        self.limit as usize
+    }
+
     fn judge(&mut self, adaptive: &Adaptive, seen: &Seen) {
         let (median, peak) = (seen.median, seen.peak as f64);
         let tolerance = f64::from(adaptive.tolerance) / 100.0;
