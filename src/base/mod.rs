@@ -5,6 +5,7 @@
 pub mod client;
 pub mod decimal;
 pub mod grpc;
+pub mod grpc_web;
 pub mod identity;
 pub mod path;
 pub mod priority;
