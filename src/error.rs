@@ -43,6 +43,8 @@ pub enum Reject {
     Chunk(&'static str),
     /// The path cannot be normalised without changing its meaning.
     Path(PathError),
+    /// The body is not one of gRPC-Web; the sentence says why.
+    GrpcWeb(&'static str),
     /// The engine refused the head after all.
     Malformed,
     /// The head did not arrive in time.

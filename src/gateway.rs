@@ -233,6 +233,8 @@ pub struct Rules {
     pub retry: Retry,
     /// Who goes first where not all can be served.
     pub priority: Priority,
+    /// Calls of gRPC-Web reach the upstream as gRPC.
+    pub grpc_web: bool,
 }
 
 /// What a route does with a request.

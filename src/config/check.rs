@@ -1,6 +1,8 @@
 //! What only shows when parts of a file are compared: names that point nowhere, two of a kind, routes that can
 //! never win.
 
+mod grpc_web;
+
 use super::decode::{suggest, At, Context, Place};
 use super::raw::{
     host_port, provable, upstream_url, Balance, Raw, RawAcme, RawAction, RawProtocol, RawRoute, RawTarget,
@@ -36,6 +38,7 @@ pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
         references(route, &names, &mut patience, cx);
         rewrites(route, cx);
     }
+    grpc_web::check(raw, cx);
     shadows(&raw.routes, cx);
 }
 

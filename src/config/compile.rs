@@ -86,7 +86,8 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
                 reset: r.reset,
             });
             let priority = policies.priority.unwrap_or_default();
-            let rules = shared.share(Rules { chain, timeout, retry, priority });
+            let grpc_web = policies.grpc_web.is_some_and(|flag| flag.value);
+            let rules = shared.share(Rules { chain, timeout, retry, priority, grpc_web });
             Some((matching, Route { stats, action, rules }))
         })
         .collect();
@@ -394,6 +395,7 @@ impl RawPolicies {
             max_body: self.max_body.or(defaults.max_body),
             concurrency: self.concurrency.or(defaults.concurrency),
             priority: self.priority.or(defaults.priority),
+            grpc_web: self.grpc_web.or_else(|| defaults.grpc_web.clone()),
         }
     }
 }

@@ -327,6 +327,7 @@ pub struct RawPolicies {
     /// Requests in flight.
     pub concurrency: Option<usize>,
     pub priority: Option<Priority>,
+    pub grpc_web: Option<At<bool>>,
 }
 
 /// `retry`.

@@ -37,6 +37,9 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     ctx.upstream_took = None;
     ctx.reused = false;
     ctx.body_received = 0;
+    if let Some(web) = &mut ctx.web {
+        web.begin_attempt();
+    }
     if let Some(recording) = &mut ctx.recording {
         recording.begin_attempt(target.server(), !target.name().is_empty());
     }
@@ -100,7 +103,8 @@ pub(super) fn not_connected(ctx: &mut Ctx, mut e: Box<Error>) -> Box<Error> {
 /// # Errors
 /// When it is not in the protocol that it has to be in: an answer to HTTP/1.1 is not what was configured.
 pub(super) fn agreed(request: &RequestHeader, ctx: &mut Ctx) -> Result<()> {
-    let strict = ctx.target.as_ref().is_some_and(|target| target.speaks_http2_only());
+    let only = ctx.target.as_ref().is_some_and(|target| target.speaks_http2_only());
+    let strict = only || ctx.web.is_some(); // gRPC is spoken over HTTP/2 alone
     if strict && request.version != Version::HTTP_2 {
         ctx.reject = Some(Reject::UpstreamBroke);
         let e = Error::explain(ErrorType::H2Error, "the target did not agree to HTTP/2");

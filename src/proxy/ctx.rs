@@ -1,5 +1,6 @@
 //! What is known of one exchange, from its first byte to its log line.
 
+use super::grpc_web::Web;
 use super::record::Left;
 use crate::base::decimal::hex_128;
 use crate::error::Reject;
@@ -64,8 +65,10 @@ pub struct Ctx {
     pub upstream_took: Option<Duration>,
     /// It goes over a connection that was there.
     pub reused: bool,
-    /// It is a call of gRPC.
+    /// It is a call of gRPC, or of gRPC-Web that the gateway answers for.
     pub grpc: bool,
+    /// It is one of gRPC-Web.
+    pub web: Option<Box<Web>>,
     /// What became of it, as gRPC says it.
     pub grpc_status: Option<u32>,
     /// The final response's head has come from the upstream.
@@ -116,6 +119,7 @@ impl Ctx {
             trace: Context { trace_id: number, parent: None, sampled: false },
             recording: None,
             grpc: false,
+            web: None,
             grpc_status: None,
             status: None,
             sent: 0,

@@ -31,6 +31,7 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::Head(e) => (e.status(), e.reason()),
         Reject::Chunk(_) => (400, "chunked_coding"),
         Reject::Path(e) => (400, e.reason()),
+        Reject::GrpcWeb(_) => (400, "grpc_web"),
         Reject::Malformed => (400, "malformed"),
         Reject::SlowHead => (408, "slow_head"),
         Reject::SlowBody => (408, "slow_body"),
@@ -81,7 +82,7 @@ fn problem(reject: &Reject) -> Problem {
     let (status, reason) = code(reject);
     let (title, detail): (&str, Cow<'static, str>) = match reject {
         Reject::Head(e) => ("Request not understood", e.detail().into()),
-        Reject::Chunk(why) => ("Request not understood", (*why).into()),
+        Reject::Chunk(why) | Reject::GrpcWeb(why) => ("Request not understood", (*why).into()),
         Reject::Path(e) => ("Path not accepted", e.detail().into()),
         Reject::Malformed => ("Request not understood", "The request is not well-formed HTTP.".into()),
         Reject::SlowHead => ("Request too slow", "The request's head did not arrive in time.".into()),
@@ -240,7 +241,9 @@ pub(super) async fn after_error(session: &mut Session, ctx: &mut Ctx, e: &Error)
     let status = problem(&reject).status;
     let begun = session.response_written().is_some_and(|r| !r.status.is_informational() || r.status == 101);
     let gone = matches!(reject, Reject::ClientGone | Reject::TunnelEnded);
-    if begun && ctx.grpc && !gone && end_call(session, ctx, &reject).await {
+    // What could not be written has gone by the filters all the same, so that nothing is known of where the client is.
+    let stuck = ctx.web.is_some() && is_stuck(e);
+    if begun && ctx.grpc && !gone && !stuck && end_call(session, ctx, &reject).await {
         ctx.reject = Some(reject);
         return FailToProxy { error_code: status, can_reuse_downstream: false };
     }
@@ -312,6 +315,12 @@ fn cause(session: &Session, ctx: &Ctx, e: &Error) -> Reject {
     }
 }
 
+/// The client takes no more.
+fn is_stuck(e: &Error) -> bool {
+    *e.esource() == ErrorSource::Downstream
+        && matches!(e.etype(), ErrorType::WriteError | ErrorType::WriteTimedout)
+}
+
 /// The process or the system has no descriptor left (EMFILE, ENFILE), whatever Pingora calls it.
 fn out_of_descriptors(e: &Error) -> bool {
     const EMFILE: i32 = 24;
@@ -359,20 +368,22 @@ fn grpc_fields(ctx: &mut Ctx, reject: &Reject, mut put: impl FnMut(&'static str,
 /// Answers a call that nothing was answered to: the status is all of it, in the head.
 async fn refuse_call(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> Result<()> {
     let mut head = ResponseHeader::build(200, Some(8))?;
-    head.insert_header(header::CONTENT_TYPE, grpc::CONTENT_TYPE)?;
+    let content_type = ctx.web.as_ref().map_or(grpc::CONTENT_TYPE, |web| web.content_type());
+    head.insert_header(header::CONTENT_TYPE, content_type)?;
     let mut fields = Vec::new();
     grpc_fields(ctx, reject, |name, value| fields.push((name, value)));
     for (name, value) in fields {
         head.insert_header(name, value)?;
     }
-    super::response::insert_own(&mut head, ctx)?;
+    put_own(session, &mut head, ctx)?;
     super::response::promise_tls(session, &mut head)?;
     super::response::answer_to(ctx, &mut head)?;
     // Past the engine, which does not say that the head is all; callers look for that.
-    match session.as_downstream_mut().as_custom_mut() {
-        Some(stream) => stream.write_response_header(Box::new(head), true).await,
-        None => Ok(()), // only HTTP/2 carries calls
+    if let Some(stream) = session.as_downstream_mut().as_custom_mut() {
+        return stream.write_response_header(Box::new(head), true).await;
     }
+    head.insert_header(header::CONTENT_LENGTH, 0)?;
+    session.write_response_header(Box::new(head), true).await
 }
 
 /// Ends a call whose answer has begun with the status in the place of what was to come; whether that was possible.
@@ -382,15 +393,30 @@ async fn end_call(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> bool
         trailers
             .extend(HeaderValue::try_from(value).ok().map(|value| (HeaderName::from_static(name), value)));
     });
+    if let Some(web) = &ctx.web {
+        let Some(last) = web.last_message(&trailers) else { return false };
+        return session.write_response_body(Some(last), true).await.is_ok();
+    }
     match session.as_downstream_mut().as_custom_mut() {
         Some(stream) => stream.write_trailers(trailers).await.is_ok(),
         None => false,
     }
 }
 
+/// The gateway's own fields, in place of those of an answer that came to nothing.
+fn put_own(session: &Session, head: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+    match conn(session) {
+        Some(conn) => conn.set_response_fields(|out| super::response::write_own(ctx, out)),
+        None => super::response::insert_own(head, ctx)?,
+    }
+    Ok(())
+}
+
 async fn send(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> Result<()> {
     super::response::close_when_leaving(session);
-    if ctx.grpc {
+    // A browser that is sent elsewhere has to hear it: it tries again over a connection of its own.
+    let elsewhere = ctx.web.is_some() && *reject == Reject::Misdirected;
+    if ctx.grpc && !elsewhere {
         return refuse_call(session, ctx, reject).await;
     }
     let problem = problem(reject);
@@ -398,11 +424,7 @@ async fn send(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> Result<(
     let mut head = ResponseHeader::build(problem.status, Some(6))?;
     head.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
     head.insert_header(header::CONTENT_LENGTH, body.len())?;
-    match conn(session) {
-        // In place of those of an answer that came to nothing.
-        Some(conn) => conn.set_response_fields(|out| super::response::write_own(ctx, out)),
-        None => super::response::insert_own(&mut head, ctx)?,
-    }
+    put_own(session, &mut head, ctx)?;
     super::response::promise_tls(session, &mut head)?;
     if let Some(allow) = allow(reject, problem.status) {
         head.insert_header(header::ALLOW, allow)?;

@@ -122,7 +122,9 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
         added?;
     }
     // What is said of the connection that it came on is gone; a client that takes trailers is passed some (§10.1.4).
-    if request.version == Version::HTTP_2 && takes_trailers(session.req_header()) {
+    if let Some(web) = &ctx.web {
+        web.ask(request)?;
+    } else if request.version == Version::HTTP_2 && takes_trailers(session.req_header()) {
         request.insert_header(header::TE, "trailers")?;
     }
     ctx.pass.upstream.iter().try_for_each(|edit| apply(request, edit))?;

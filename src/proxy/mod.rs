@@ -1,14 +1,15 @@
 //! The request path on Pingora's engine: what was decided elsewhere is applied to a session here.
 //!
 //! Each method of [`ProxyHttp`] is a few lines that name its steps: `request` decides (normalise, route, admit,
-//! choose a target), `forward` writes the upstream's request, `response` the client's response, `attempt` says
-//! what may be tried again, `failure` alone turns causes into answers, `record` tells what became of it. It knows no configuration file and no
+//! choose a target), `forward` writes the upstream's request, `response` the client's response, `grpc_web` its
+//! body for browsers that call by gRPC, `attempt` says what may be tried again, `failure` alone turns causes into answers, `record` tells what became of it. It knows no configuration file and no
 //! listener.
 
 mod attempt;
 pub mod ctx;
 pub mod failure;
 pub mod forward;
+mod grpc_web;
 pub mod record;
 mod request;
 mod response;
@@ -88,10 +89,11 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        request::count_body(session, body, ctx)
+        request::count_body(session, body, ctx)?;
+        grpc_web::request_body(body, end, ctx)
     }
 
     async fn upstream_response_filter(
@@ -119,6 +121,7 @@ impl ProxyHttp for Proxy {
         end: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
+        grpc_web::response_body(part, ctx);
         ctx.sent += part.as_ref().map_or(0, |part| part.len() as u64);
         response::body(session, end);
         Ok(None)
@@ -131,7 +134,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Ctx,
     ) -> Result<Option<Bytes>> {
         response::trailers(session, trailers, ctx);
-        Ok(None)
+        Ok(grpc_web::response_trailers(trailers, ctx))
     }
 
     fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Ctx, e: Box<Error>) -> Box<Error> {

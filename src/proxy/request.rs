@@ -2,6 +2,7 @@
 
 use super::ctx::{client, conn, Ctx};
 use super::forward::{TRACEPARENT, TRACESTATE};
+use super::grpc_web::Web;
 use super::response::Answer;
 use crate::base::grpc;
 use crate::base::path;
@@ -35,7 +36,8 @@ use std::time::Duration;
 /// Why it is refused.
 pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Option<Answer>, Reject> {
     identify(session, ctx);
-    ctx.grpc = is_grpc(session.req_header());
+    ctx.web = Web::of(session.req_header());
+    ctx.grpc = ctx.web.is_some() || is_grpc(session.req_header());
     join_trace(session.req_header(), ctx);
     if session.req_header().version == Version::HTTP_10 {
         spare_http10(session);
@@ -53,6 +55,9 @@ pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Optio
     let id = find_route(session, ctx)?;
     ctx.gateway.route(id).stats.in_flight.fetch_add(1, Ordering::Relaxed);
     ctx.route = Some(id);
+    if ctx.web.is_some() && !ctx.rules().grpc_web {
+        (ctx.web, ctx.grpc) = (None, false); // the upstream's affair
+    }
     if let Some(reply) = admit(session.req_header(), client(session), ctx).await? {
         return Ok(Some(Answer::of(reply)));
     }
@@ -82,7 +87,8 @@ pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Optio
     }
     if let Some(client) = client(session) {
         client.set_deadline(ctx.deadline);
-        if ctx.grpc {
+        // In gRPC-Web only the answer is a conversation.
+        if ctx.grpc && ctx.web.is_none() {
             client.bear_pauses();
         }
     }

@@ -52,6 +52,9 @@ pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut 
     frame_plainly(response)?;
     response.set_version(Version::HTTP_11); // the version is each hop's own (RFC 9112 §2.3)
     if !response.status.is_informational() {
+        if let Some(web) = &mut ctx.web {
+            web.answer(response)?;
+        }
         note_call(&response.headers, ctx);
         attempt::answered(ctx, response.status.as_u16());
     }

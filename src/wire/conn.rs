@@ -336,7 +336,9 @@ impl Conn {
         if let Poll::Ready(Err(e)) = self.poll_drain(cx) {
             return Poll::Ready(Err(e));
         }
-        let (exchange, body, upstream) = (self.exchange_end(), self.body_end(), self.silence.end());
+        let (exchange, body) = (self.exchange_end(), self.body_end());
+        // An upstream is not silent that does not have the whole request.
+        let upstream = if matches!(self.body, Body::Done) { self.silence.end() } else { None };
         let Some(until) = [exchange, body, upstream].into_iter().flatten().min() else {
             return Poll::Pending;
         };
@@ -376,6 +378,7 @@ impl Conn {
                 *left -= taken as u64;
                 if *left == 0 {
                     self.body = Body::Done;
+                    self.silence.end_it();
                 }
                 Ok(taken)
             }
@@ -383,6 +386,7 @@ impl Conn {
                 ChunkProgress::More => Ok(bytes.len()),
                 ChunkProgress::Done(end) => {
                     self.body = Body::Done;
+                    self.silence.end_it();
                     Ok(end)
                 }
                 ChunkProgress::Bad(why) => Err(self.fail(Fault::Chunk(why))),

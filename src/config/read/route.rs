@@ -60,6 +60,7 @@ pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
         concurrency: fields.get("concurrency").and_then(|i| super::load::route(&i)),
         priority: fields.get("priority").and_then(|i| i.parse("a class", Priority::parse)).map(|p| p.value),
         max_body: fields.get("max_body").and_then(|i| i.parse("a size", units::size)).map(|s| s.value),
+        grpc_web: fields.get("grpc_web").and_then(|i| i.flag()),
     }
 }
 
