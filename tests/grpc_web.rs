@@ -18,6 +18,7 @@ use kit::grpc::{note, Note, Service};
 use kit::http2::run;
 use kit::http2_origin::Asked;
 use kit::origin::raw;
+use kit::secure::{server, Secure};
 use kit::{until, Gateway, Http2, Http2Origin, Origin, Raw};
 use prost::Message;
 use std::net::SocketAddr;
@@ -688,6 +689,98 @@ fn what_no_client_may_send_is_refused() {
     let lines = gateway.access_lines(18);
     let refused = lines.iter().filter(|line| line["error"] == "grpc_web" && line["status"] == 400);
     assert_eq!(refused.count(), 16, "{lines:?}");
+}
+
+/// Each attempt reads the request from its beginning.
+#[test]
+fn another_target_gets_the_call_from_its_beginning() {
+    let refusing = Http2Origin::start(|mut asked: Asked| async move {
+        asked.body.data().await.unwrap().unwrap(); // the client has sent some of it
+        asked.reset(h2::Reason::REFUSED_STREAM);
+    });
+    let service = Service::start();
+    let targets = format!("{}\", \"{}", refusing.target(), service.target());
+    let gateway = Gateway::start(&yaml(&targets, "", ""));
+    let text = STANDARD.encode(framed(&note("hello")));
+    // In the midst of a group, and of a message.
+    let (first, rest) = text.as_bytes().split_at(10);
+    for round in 0..4 {
+        let asked = refusing.heads().len();
+        let mut client = Raw::connect(gateway.address());
+        let bytes = raw_call("/kit.Notes/One", TEXT, &[], text.as_bytes());
+        client.send(&bytes[..bytes.len() - text.len()]).send(first);
+        until("it goes somewhere", || {
+            refusing.heads().len() > asked || service.calls.lock().unwrap().len() > round || round % 2 == 1
+        });
+        client.send(rest);
+        assert_eq!(reply_of(&mut client).notes(), [note("hello")], "{round}");
+    }
+    assert!(!refusing.heads().is_empty());
+}
+
+/// A client that is still speaking when the answer has begun hears of its mistake behind the messages.
+#[test]
+fn what_is_wrong_shows_behind_messages_too() {
+    let service = Service::start();
+    let gateway = before(&service.target());
+    let one = framed(&note("one"));
+    let mut client = Raw::connect(gateway.address());
+    client.send(format!("POST /kit.Notes/Chat HTTP/1.1\r\nHost: test\r\nContent-Type: {BINARY}\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    client.send([format!("{:x}\r\n", one.len()).as_bytes(), &one, b"\r\n"].concat());
+    client.wait_text("one");
+    client.send("5\r\n\x7f\0\0\0\0\r\n"); // what flags may yet mean is the service's affair
+    client.send([&b"1\r\n"[..], b"\x80", b"\r\n"].concat());
+    let reply = reply_of(&mut client);
+    assert!(reply.complete);
+    assert_eq!(reply.notes()[0], note("one"));
+    let status = reply.messages().1.unwrap();
+    assert!(status.starts_with("grpc-status:13\r\n"), "{status}");
+    assert!(client.closed());
+}
+
+/// Nothing is written behind what could not be written.
+#[test]
+fn a_reader_that_stalls_gets_no_status_amid_a_message() {
+    let service = Service::start();
+    let gateway = Gateway::start(&yaml(&service.target(), "", ", timeout: 1s"));
+    let many = Note { count: 2000, data: vec![7; 50_000], ..note("many") };
+    for (content_type, body) in [(BINARY, framed(&many)), (TEXT, STANDARD.encode(framed(&many)).into_bytes())]
+    {
+        let mut client = Raw::connect(gateway.address());
+        client.send(raw_call("/kit.Notes/Chat", content_type, &[], &body));
+        let told = gateway.access_log().len();
+        until("it is over", || gateway.access_log().len() > told);
+        let head = client.rest();
+        let at = head.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+        let whole = head.ends_with(b"\r\n0\r\n\r\n");
+        assert!(!whole && head.len() - at < 100_000_000, "{content_type}");
+        let text = String::from_utf8_lossy(&head[head.len().saturating_sub(300)..]).into_owned();
+        assert!(!text.contains("grpc-status"), "{text}");
+        assert!(!text.contains(&STANDARD.encode("grpc-status")[..12]), "{text}");
+    }
+    assert!(gateway.access_lines(2).iter().all(|line| line["error"] == "exchange_timeout"));
+}
+
+/// gRPC is spoken over HTTP/2 alone, whatever TLS agrees on.
+#[test]
+fn a_target_that_agrees_to_less_is_not_called() {
+    let (origin, ca, folder) = (Origin::text("one"), Authority::new("Test CA"), tempfile::tempdir().unwrap());
+    ca.write(folder.path(), "ca.pem");
+    let secure = Secure::start(origin.address, server(&ca.leaf(&["app.internal"]), None));
+    let gateway = Gateway::start(&format!(
+        "{TOP}upstreams:\n  notes:\n    targets: [\"{}\"]\n    protocol: auto\n    tls: {{ca: {}, sni: app.internal}}\nroutes: [{{path: /, upstream: notes, grpc_web: true}}]\n",
+        secure.target(),
+        folder.path().join("ca.pem").display()
+    ));
+    run(async {
+        for version in BOTH {
+            let body = framed(&note(""));
+            let reply = call(version, gateway.address(), "/kit.Notes/One", BINARY, &[], &body).await;
+            assert_eq!((reply.status, reply.field("grpc-status")), (200, Some("14")), "{reply:?}");
+        }
+    });
+    assert_eq!(kit::raw::get(gateway.address(), "/").text(), "one"); // what is no call is
+    assert_eq!(origin.received().len(), 1);
 }
 
 // A browser
