@@ -63,6 +63,12 @@ pub enum Reject {
     NoRoute,
     /// Routes serve the path, but with these methods only.
     MethodNotAllowed(Vec<String>),
+    /// The client's address is not one that may come in.
+    AddressDenied,
+    /// A page of an origin that may do nothing here asks what it may do.
+    CorsOrigin,
+    /// A field asks for another method than the request has.
+    MethodOverride,
     /// No target of the upstream passes its checks, or none is known yet.
     NoTarget,
     /// The connection limit of the whole gateway is reached.

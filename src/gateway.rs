@@ -5,6 +5,7 @@ use crate::base::priority::Priority;
 use crate::observe::access_log::AccessLog;
 use crate::observe::stats::RouteStats;
 use crate::observe::trace::Tracing;
+use crate::policy::addresses::ListFile;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
 use crate::policy::Chain;
@@ -31,6 +32,8 @@ pub struct Gateway {
     pub trusted: TrustedProxies,
     /// What one client may cost.
     pub limits: Limits,
+    /// The files that lists of addresses come from, to be followed.
+    pub lists: Box<[Arc<ListFile>]>,
     /// All upstreams, for background work.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Asks for the addresses of named targets.

@@ -162,7 +162,7 @@ fn what_is_not_built_yet_is_unknown() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with(&format!("p.yaml:5:5: upstreams.a.{key}: unknown key")), "{found:?}");
     }
-    let policies = "auth rate_limit concurrency cache cors compress allow deny mirror";
+    let policies = "auth rate_limit concurrency cache compress mirror";
     for key in policies.split(' ') {
         let yaml = format!("{LISTENERS}routes:\n  - path: /\n    upstream: http://a\n    {key}: {{}}\ndefaults: {{{key}: {{}}}}\n");
         let found = errors(&yaml);
@@ -410,6 +410,8 @@ fn no_error_shows_what_a_secret_stands_for() {
         format!("{LISTENERS}routes: [{{rewrite: {{prefix: {s}}}, upstream: \"http://a\"}}]\n"),
         format!("{LISTENERS}routes: [{{rewrite: {{path: {s}}}, upstream: \"http://a\"}}]\n"),
         format!("{LISTENERS}routes: [{{redirect: {s}}}]\n"),
+        format!("{LISTENERS}routes: [{{upstream: \"http://a\", allow: [{{file: {s}}}], deny: [{{file: x}}, {s}, {s}]}}]\n"),
+        format!("{LISTENERS}routes: [{{upstream: \"http://a\", cors: {{origins: [{s}, {s}], methods: [{s}, {s}], headers: [{s}, {s}]}}}}]\n"),
         format!("{LISTENERS}routes: {s}\n"),
         s.to_owned(),
     ];

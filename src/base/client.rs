@@ -1,23 +1,23 @@
 //! Who the client is: the peer of the connection, or whom a trusted proxy names.
 
+use super::addresses::AddressSet;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// The addresses whose forwarding fields are believed; nobody's by default.
 #[derive(Debug, Clone, Default)]
-pub struct TrustedProxies(Vec<IpNet>);
+pub struct TrustedProxies(AddressSet);
 
 impl TrustedProxies {
     /// Trusts these networks.
-    pub fn new(networks: Vec<IpNet>) -> Self {
-        TrustedProxies(networks)
+    pub fn new(networks: &[IpNet]) -> Self {
+        TrustedProxies(AddressSet::new(networks))
     }
 
     /// Whether what this address says of others is believed. An IPv4 address written as `::ffff:a.b.c.d` is the
     /// IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        self.0.contains(address)
     }
 
     /// The believed client address: the peer, or, when the peer is trusted, the rightmost address of
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn client(trusted: &[&str], peer: &str, fields: &[&str]) -> String {
-        let trusted = TrustedProxies::new(trusted.iter().map(|n| n.parse().unwrap()).collect());
+        let trusted = TrustedProxies::new(&trusted.iter().map(|n| n.parse().unwrap()).collect::<Vec<_>>());
         trusted.client(peer.parse().unwrap(), fields.iter().map(|f| f.as_bytes())).to_string()
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits, reads a clock or knows the engine; [`identity`] alone looks at the file system.
 
+pub mod addresses;
 pub mod client;
 pub mod decimal;
 pub mod grpc;

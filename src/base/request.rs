@@ -13,11 +13,18 @@ pub trait Headers: Sync {
     /// A field may come on several lines (RFC 9110, section 5.3); each line is one value here, not split at
     /// commas.
     fn any(&self, name: &HeaderName, pred: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+
+    /// True when the name of any field, in lower case, satisfies `pred`.
+    fn any_name(&self, pred: &mut dyn FnMut(&str) -> bool) -> bool;
 }
 
 impl Headers for HeaderMap {
     fn any(&self, name: &HeaderName, pred: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.get_all(name).iter().any(|value| pred(value.as_bytes()))
+    }
+
+    fn any_name(&self, pred: &mut dyn FnMut(&str) -> bool) -> bool {
+        self.keys().any(|name| pred(name.as_str()))
     }
 }
 

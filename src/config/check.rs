@@ -5,10 +5,11 @@ mod grpc_web;
 
 use super::decode::{suggest, At, Context, Place};
 use super::raw::{
-    host_port, provable, upstream_url, Balance, Raw, RawAcme, RawAction, RawProtocol, RawRoute, RawTarget,
-    RawUpstream, Whereabouts,
+    host_port, provable, upstream_url, Balance, Raw, RawAcme, RawAction, RawPolicies, RawProtocol, RawRoute,
+    RawTarget, RawUpstream, Whereabouts,
 };
 use crate::gateway::Bind;
+use crate::policy::cors;
 use crate::router::{shadowed, Match, PathMatch};
 use crate::tls::acme::Challenge;
 use std::collections::{HashMap, HashSet};
@@ -37,6 +38,7 @@ pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
         }
         references(route, &names, &mut patience, cx);
         rewrites(route, cx);
+        browsers(route, &raw.defaults, cx);
     }
     grpc_web::check(raw, cx);
     shadows(&raw.routes, cx);
@@ -260,6 +262,17 @@ fn rewrites(route: &RawRoute, cx: &Context<'_>) {
             place,
             "`strip_prefix` and `prefix` need a route with a path prefix; use `rewrite: {path: …}` here",
         );
+    }
+}
+
+/// What `cors` writes is not for other keys to write.
+fn browsers(route: &RawRoute, defaults: &RawPolicies, cx: &Context<'_>) {
+    let RawPolicies { door, response_headers, .. } = &route.policies;
+    let Some(Some(At { place, .. })) = door.cors.as_ref().or(defaults.door.cors.as_ref()) else { return };
+    let Some(edits) = response_headers.as_ref().or(defaults.response_headers.as_ref()) else { return };
+    let mut written = edits.set.iter().chain(&edits.add).map(|(name, _)| name);
+    if let Some(name) = written.find(|name| cors::FIELDS.contains(name)) {
+        cx.fail(place, format!("`response_headers` writes {name} on this route, which `cors` does"));
     }
 }
 

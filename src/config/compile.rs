@@ -1,5 +1,7 @@
 //! [`Raw`] to [`Gateway`]: total and pure, with all defaults in one place each.
 
+mod door;
+
 use super::check::matching;
 use super::decode::At;
 use super::raw::{
@@ -66,6 +68,7 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
     let timing = timing(&raw);
     let mut names = HashMap::new();
     let mut shared = Shared::default();
+    let mut files = door::ListFiles::default();
     let count = raw.routes.len();
     let routes: Vec<(Match, Route)> = raw
         .routes
@@ -78,7 +81,8 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
             let old = counted.get(name.as_str()).copied();
             let stats = old.map_or_else(|| Arc::new(RouteStats::new(&name)), |old| Arc::clone(&old.stats));
             let policies = route.policies.clone().or(&raw.defaults);
-            let chain = chain(&policies, route.rewrite.map(|r| r.value), &matching.path, old);
+            let rewrite = route.rewrite.map(|r| r.value);
+            let chain = chain(&policies, rewrite, &matching.path, &mut files, old);
             let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
             let retry = policies.retry.map_or(DEFAULT_RETRY, |r| Retry {
                 attempts: r.attempts,
@@ -103,8 +107,9 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         wanted,
         ticket_keys,
         router: Router::build(routes),
-        trusted: TrustedProxies::new(raw.trusted_proxies),
+        trusted: TrustedProxies::new(&raw.trusted_proxies),
         limits: limits(&raw.limits),
+        lists: files.all(),
         upstreams: upstreams.all,
         resolver: Arc::new(Resolver::new(raw.resolver)),
         access_log: AccessLog::new(raw.access_log),
@@ -396,6 +401,7 @@ impl RawPolicies {
             concurrency: self.concurrency.or(defaults.concurrency),
             priority: self.priority.or(defaults.priority),
             grpc_web: self.grpc_web.or_else(|| defaults.grpc_web.clone()),
+            door: self.door.or(&defaults.door),
         }
     }
 }
@@ -424,9 +430,10 @@ fn chain(
     policies: &RawPolicies,
     rewrite: Option<RawRewrite>,
     path: &PathMatch,
+    files: &mut door::ListFiles,
     old: Option<&Route>,
 ) -> Chain {
-    let mut chain = Vec::new();
+    let mut chain = door::policies(&policies.door, files);
     let before = old.and_then(|old| old.rules.chain.concurrency());
     chain.extend(policies.concurrency.map(|max| Policy::Concurrency(Concurrency::new(max, before))));
     chain.extend(policies.max_body.map(|bytes| Policy::MaxBody(MaxBody(bytes))));

@@ -158,6 +158,11 @@ impl<'c, 'a> Item<'c, 'a> {
         matches!(self.node.value, Value::Map(_))
     }
 
+    /// Whether exactly this was written.
+    pub fn is(&self, written: &str) -> bool {
+        matches!(&self.node.value, Value::Scalar { text, .. } if text == written)
+    }
+
     /// Whether a sequence was written.
     pub fn is_list(&self) -> bool {
         matches!(self.node.value, Value::List(_))

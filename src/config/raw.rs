@@ -1,5 +1,9 @@
 //! The file as the user wrote it: every value typed and placed, nothing yet compared with anything else.
 
+mod door;
+
+pub use door::{RawAddresses, RawDoor};
+
 use super::decode::{suggest, At, Place};
 use crate::base::priority::Priority;
 use crate::base::units;
@@ -328,6 +332,7 @@ pub struct RawPolicies {
     pub concurrency: Option<usize>,
     pub priority: Option<Priority>,
     pub grpc_web: Option<At<bool>>,
+    pub door: RawDoor,
 }
 
 /// `retry`.

@@ -8,6 +8,8 @@ use http::{header, HeaderName, HeaderValue};
 /// the two sides disagree about where a message ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderEdits {
+    /// Before that, of a request: the only fields of the client's that stay, if there is such a list.
+    pub only: Option<Vec<HeaderName>>,
     /// Names to remove.
     pub remove: Vec<HeaderName>,
     /// Values that replace all values of their field.

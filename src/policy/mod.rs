@@ -9,24 +9,33 @@
 //! ([`Pass`]). They have no way to be skipped, because a policy that cannot be built is a configuration error. One that has
 //! to ask somebody else waits for that; all others decide at once.
 
+pub mod addresses;
 pub mod concurrency;
+pub mod cors;
 pub mod headers;
 pub mod max_body;
 pub mod redirect;
 pub mod respond;
 pub mod rewrite;
+pub mod security_headers;
+pub mod sieve;
 
 use crate::base::priority::Priority;
-use crate::base::request::Request;
+use crate::base::request::{Headers, Request};
 use crate::error::Reject;
 use crate::wire::facts::Facts;
+use addresses::Addresses;
 use bytes::Bytes;
 use concurrency::{Concurrency, InFlight};
+use cors::Cors;
 use headers::HeaderEdits;
 use http::{HeaderName, HeaderValue};
 use max_body::MaxBody;
 use rewrite::Rewrite;
+use security_headers::SecurityHeaders;
+use sieve::{MethodOverride, Sieve};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What the gateway itself adds to each response; a route may edit these as any other field.
 pub const OWN_FIELDS: [HeaderName; 2] =
@@ -37,6 +46,14 @@ pub const OWN_FIELDS: [HeaderName; 2] =
 pub enum Policy {
     /// How many requests may be in flight.
     Concurrency(Concurrency),
+    /// From where requests may come.
+    Addresses(Addresses),
+    /// What pages of other origins may do.
+    Cors(Arc<Cors>),
+    /// What becomes of a field that asks for another method.
+    MethodOverride(MethodOverride),
+    /// What browsers are told to be careful about.
+    SecurityHeaders(Arc<SecurityHeaders>),
     /// The largest request body.
     MaxBody(MaxBody),
     /// Changes of path or host before forwarding.
@@ -58,6 +75,13 @@ pub struct Arrival<'a> {
     pub facts: Option<&'a Facts>,
     /// The length of the body as declared; none: chunked, or no body.
     pub length: Option<u64>,
+}
+
+impl Arrival<'_> {
+    /// The believed client address, unless it is that of a balancer who speaks for somebody and does not say for whom.
+    fn named_client(&self) -> Option<IpAddr> {
+        self.client.filter(|_| !self.facts.is_some_and(|facts| facts.ends.stranger))
+    }
 }
 
 /// What admission has found out about a request, and what comes of it. It stays with the exchange until that is over.
@@ -103,6 +127,10 @@ pub struct Chain {
     respond: Box<[HeaderEdits]>,
     own_fields_stay: bool,
     body_limit: Option<MaxBody>,
+    cors: Option<Arc<Cors>>,
+    method_override: MethodOverride,
+    sieve: Sieve,
+    security: Option<Arc<SecurityHeaders>>,
 }
 
 /// Policies of the first phase: may this request in?
@@ -112,6 +140,7 @@ pub struct Chain {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Admit {
     Concurrency(Concurrency),
+    Addresses(Addresses),
     MaxBody(MaxBody),
 }
 
@@ -119,11 +148,7 @@ enum Admit {
 /// looked at for who has no business here, and nobody is counted as who they have not proven to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
-    /// What a browser asks before it asks.
-    #[expect(dead_code, reason = "cors comes here")]
-    Preflight,
     /// Who may come in from where.
-    #[expect(dead_code, reason = "allow and deny come here")]
     Address,
     /// How often from there.
     #[expect(dead_code, reason = "limits by address, field and route come here")]
@@ -144,6 +169,7 @@ impl Admit {
     fn place(&self) -> Place {
         match self {
             Admit::Concurrency(_) => Place::Load,
+            Admit::Addresses(_) => Place::Address,
             Admit::MaxBody(_) => Place::Content,
         }
     }
@@ -164,15 +190,26 @@ impl Chain {
         let (mut admit, mut rewrite, mut fields, mut respond) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut body_limit = None;
+        let mut chain = Chain::default();
         for policy in policies {
             match policy {
                 Policy::Concurrency(limit) => admit.push(Admit::Concurrency(limit)),
+                Policy::Addresses(addresses) => admit.push(Admit::Addresses(addresses)),
+                Policy::Cors(cors) => chain.cors = Some(cors),
+                Policy::MethodOverride(becomes) => {
+                    chain.method_override = becomes;
+                    chain.sieve.no_overrides = becomes == MethodOverride::Drop;
+                }
+                Policy::SecurityHeaders(security) => chain.security = Some(security),
                 Policy::MaxBody(limit) => {
                     admit.push(Admit::MaxBody(limit));
                     body_limit = Some(limit);
                 }
                 Policy::Rewrite(change) => rewrite.push(Forward::Rewrite(change)),
-                Policy::RequestHeaders(edits) => fields.push(Forward::Headers(edits)),
+                Policy::RequestHeaders(mut edits) => {
+                    chain.sieve.only = edits.only.take().map(Into::into);
+                    fields.push(Forward::Headers(edits));
+                }
                 Policy::ResponseHeaders(edits) => respond.push(edits),
             }
         }
@@ -185,7 +222,22 @@ impl Chain {
             forward: rewrite.into(),
             respond: respond.into(),
             body_limit,
+            ..chain
         }
+    }
+
+    /// What pages of other origins may do. A preflight is answered with it before admission, since it comes without
+    /// whatever would let its request in.
+    pub fn cors(&self) -> Option<&Cors> {
+        self.cors.as_deref()
+    }
+
+    /// Whether a request with these fields may be taken for what its method says; asked of every request, before the rest.
+    ///
+    /// # Errors
+    /// [`Reject::MethodOverride`].
+    pub fn admit_method(&self, headers: &dyn Headers) -> Result<(), Reject> {
+        self.method_override.admit(headers)
     }
 
     /// Whether every request may come in, so that none has to be looked at.
@@ -201,6 +253,7 @@ impl Chain {
         for policy in &self.admit {
             match policy {
                 Admit::Concurrency(limit) => pass.in_flight = Some(limit.enter(pass.priority)?),
+                Admit::Addresses(addresses) => addresses.admit(arrival.named_client())?,
                 Admit::MaxBody(limit) => limit.admit(arrival.length)?,
             }
         }
@@ -211,13 +264,23 @@ impl Chain {
     pub fn concurrency(&self) -> Option<&Concurrency> {
         self.admit.iter().find_map(|policy| match policy {
             Admit::Concurrency(limit) => Some(limit),
-            Admit::MaxBody(_) => None,
+            Admit::Addresses(_) | Admit::MaxBody(_) => None,
         })
     }
 
     /// The limit to hold a streamed body to.
     pub fn body_limit(&self) -> Option<MaxBody> {
         self.body_limit
+    }
+
+    /// What of the client's fields goes upstream, to be asked before the gateway's own are there.
+    pub fn sieve(&self) -> &Sieve {
+        &self.sieve
+    }
+
+    /// What browsers are told to be careful about.
+    pub fn security(&self) -> Option<&SecurityHeaders> {
+        self.security.as_deref()
     }
 
     /// What to do to the request that goes upstream, in order.

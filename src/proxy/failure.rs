@@ -41,6 +41,9 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::ProxyHeader => (400, "proxy_header"),
         Reject::NoRoute => (404, "no_route"),
         Reject::MethodNotAllowed(_) => (405, "method_not_allowed"),
+        Reject::AddressDenied => (403, "address_denied"),
+        Reject::CorsOrigin => (403, "cors_origin"),
+        Reject::MethodOverride => (400, "method_override"),
         Reject::NoTarget => (503, "no_healthy_target"),
         Reject::TooManyConnections => (503, "too_many_connections"),
         Reject::TooManyFromAddress => (429, "too_many_connections_from_address"),
@@ -103,6 +106,12 @@ fn problem(reject: &Reject) -> Problem {
         Reject::MethodNotAllowed(allow) => {
             ("Method not allowed", format!("Allowed here: {}.", allow.join(", ")).into())
         }
+        Reject::AddressDenied => ("Not allowed", "Requests from your address are not accepted here.".into()),
+        Reject::CorsOrigin => ("Not allowed", "Pages of this origin may not use this service.".into()),
+        Reject::MethodOverride => (
+            "Method override",
+            "A field asks for another method than the request's; send that method.".into(),
+        ),
         Reject::NoTarget => {
             ("Service unavailable", "No instance of this service is able to answer now.".into())
         }
@@ -378,6 +387,7 @@ async fn refuse_call(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> R
     put_own(session, &mut head, ctx)?;
     super::response::promise_tls(session, &mut head)?;
     super::response::answer_to(ctx, &mut head)?;
+    super::response::for_browsers(session, &mut head, ctx)?;
     // Past the engine, which does not say that the head is all; callers look for that.
     if let Some(stream) = session.as_downstream_mut().as_custom_mut() {
         return stream.write_response_header(Box::new(head), true).await;
@@ -433,6 +443,7 @@ async fn send(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> Result<(
         head.insert_header(header::RETRY_AFTER, "1")?;
     }
     super::response::answer_to(ctx, &mut head)?;
+    super::response::for_browsers(session, &mut head, ctx)?;
     let head_only = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), head_only).await?;
     if !head_only {

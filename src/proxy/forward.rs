@@ -7,6 +7,7 @@ use crate::base::client::entry_address;
 use crate::observe::trace::new_span;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::rewrite::Rewrite;
+use crate::policy::sieve::Sieve;
 use crate::policy::{Edit, Forward};
 use crate::wire::facts::Facts;
 use http::header::{self, HeaderName, HeaderValue};
@@ -105,6 +106,7 @@ pub(super) async fn meet_expectation(session: &mut Session, request: &mut Reques
 
 /// Writes the gateway's fields and the route's changes into the upstream's request.
 pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+    sift(request, ctx.rules().chain.sieve());
     let own = Own {
         client: client(session).map(|c| c.facts()),
         trusted: ctx.peer_trusted,
@@ -132,6 +134,17 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
         Forward::Rewrite(change) => rewrite(request, change),
         Forward::Headers(edits) => edit(request, edits),
     })
+}
+
+/// Takes away what the route does not let through.
+fn sift(request: &mut RequestHeader, sieve: &Sieve) {
+    if sieve.is_open() {
+        return;
+    }
+    let held: Vec<HeaderName> = request.headers.keys().filter(|name| !sieve.passes(name)).cloned().collect();
+    held.iter().for_each(|name| {
+        request.remove_header(name);
+    });
 }
 
 /// Whether the client can be sent trailers. In HTTP/1.1 the engine sends none.

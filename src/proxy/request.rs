@@ -20,7 +20,7 @@ use crate::wire::client::Client;
 use crate::wire::conn::Conn;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{header, Method, Version};
+use http::{header, HeaderName, HeaderValue, Method, Version};
 use pingora::http::RequestHeader;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -52,11 +52,16 @@ pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Optio
     if let Some(port) = client(session).and_then(|client| client.facts().terms.https.as_ref()) {
         return to_https(session.req_header(), port).map(Some);
     }
-    let id = find_route(session, ctx)?;
+    let (id, preflight) = find_route(session, ctx)?;
     ctx.gateway.route(id).stats.in_flight.fetch_add(1, Ordering::Relaxed);
     ctx.route = Some(id);
     if ctx.web.is_some() && !ctx.rules().grpc_web {
         (ctx.web, ctx.grpc) = (None, false); // the upstream's affair
+    }
+    if preflight {
+        let cors = ctx.gateway.route(id).rules.chain.cors();
+        let reply = cors.map(|cors| cors.preflight(origin(session.req_header()))).transpose()?;
+        return reply.map(|reply| Some(Answer::of(reply))).ok_or(Reject::Internal);
     }
     if let Some(reply) = admit(session.req_header(), client(session), ctx).await? {
         return Ok(Some(Answer::of(reply)));
@@ -242,7 +247,9 @@ pub(super) fn nothing() -> RequestHeader {
     http::Request::new(()).into_parts().0.into()
 }
 
-fn find_route(session: &Session, ctx: &Ctx) -> Result<RouteId, Reject> {
+/// The route, and whether the request is a preflight that the route answers: one of a page that is going to ask with another
+/// method, whose route it is then. A preflight for what no route with `cors` takes is a request like any other.
+fn find_route(session: &Session, ctx: &Ctx) -> Result<(RouteId, bool), Reject> {
     let request = session.req_header();
     let host = host_of(request);
     let facts = client(session).map(|client| client.facts());
@@ -255,13 +262,42 @@ fn find_route(session: &Session, ctx: &Ctx) -> Result<RouteId, Reject> {
     if !view.path.starts_with('/') {
         return Err(Reject::NoRoute); // `*` is no path, so not even the prefix `/` takes it
     }
+    if let Some(method) = preflight_for(request) {
+        let found = ctx.gateway.router.find(&Request { method, ..view });
+        match found {
+            Outcome::Found(id) if ctx.gateway.route(id).rules.chain.cors().is_some() => {
+                return Ok((id, true))
+            }
+            _ => {}
+        }
+    }
     match ctx.gateway.router.find(&view) {
-        Outcome::Found(id) => Ok(id),
+        Outcome::Found(id) => Ok((id, false)),
         Outcome::NotFound => Err(Reject::NoRoute),
         Outcome::MethodNotAllowed(allow) => {
             Err(Reject::MethodNotAllowed(allow.into_iter().map(str::to_owned).collect()))
         }
     }
+}
+
+/// The method of the request that a browser asks about, if that is what it does
+/// (<https://fetch.spec.whatwg.org/#cors-preflight-request>).
+fn preflight_for(request: &RequestHeader) -> Option<&str> {
+    if request.method != Method::OPTIONS || !request.headers.contains_key(header::ORIGIN) {
+        return None;
+    }
+    only(request, &header::ACCESS_CONTROL_REQUEST_METHOD)?.to_str().ok()
+}
+
+/// The origin of the page that asks, if a page does.
+pub(super) fn origin(request: &RequestHeader) -> Option<&HeaderValue> {
+    only(request, &header::ORIGIN)
+}
+
+/// The value of a field that stands there once.
+fn only<'a>(request: &'a RequestHeader, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = request.headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 /// Whether the route lets the request in; `Some`: what it gets instead.
@@ -272,6 +308,7 @@ async fn admit(
 ) -> Result<Option<Reply>, Reject> {
     let rules = ctx.rules();
     let (chain, priority) = (&rules.chain, rules.priority);
+    chain.admit_method(&request.headers)?;
     if chain.is_open() {
         ctx.pass.priority = priority;
         return Ok(None);

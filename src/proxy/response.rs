@@ -2,12 +2,14 @@
 
 use super::attempt;
 use super::ctx::{client, conn, Ctx};
+use super::request::origin;
 use crate::base::decimal::write_millis;
 use crate::base::grpc;
 use crate::error::Reject;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
 use crate::policy::respond::Respond;
+use crate::policy::{cors, security_headers};
 use crate::policy::{Chain, Edit, Reply, OWN_FIELDS};
 use crate::wire::head::HeadError;
 use bytes::Bytes;
@@ -50,6 +52,7 @@ pub(super) fn clean(session: &Session, response: &mut ResponseHeader, ctx: &mut 
     let to_the_end = from == Version::HTTP_2 && to == Version::HTTP_2;
     remove_hop_by_hop(response, to_the_end);
     frame_plainly(response)?;
+    forget_browsers(response, ctx);
     response.set_version(Version::HTTP_11); // the version is each hop's own (RFC 9112 §2.3)
     if !response.status.is_informational() {
         if let Some(web) = &mut ctx.web {
@@ -91,6 +94,7 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     if let Some(chain) = chain {
         chain.respond().iter().try_for_each(|edits| edit(response, edits))?;
     }
+    for_browsers(session, response, ctx)?;
     if let Some(conn) = at_the_wire {
         conn.set_response_fields(|out| {
             write_own(ctx, out);
@@ -117,6 +121,57 @@ pub(super) fn answer_to(ctx: &Ctx, response: &mut ResponseHeader) -> Result<()> 
             Ok(())
         }
     })
+}
+
+/// Takes from an upstream's answer what the route says to browsers itself, and what tells of the upstream's make.
+fn forget_browsers(response: &mut ResponseHeader, ctx: &Ctx) {
+    let Some(chain) = ctx.route().map(|route| &route.rules.chain) else { return };
+    let mut remove = |names: &[HeaderName]| {
+        names.iter().for_each(|name| {
+            response.remove_header(name);
+        });
+    };
+    if chain.cors().is_some() {
+        remove(&cors::FIELDS);
+    }
+    if chain.security().is_some_and(|security| security.hide_server) {
+        remove(&security_headers::MAKE);
+    }
+}
+
+/// Tells browsers what the route says of an answer, whoever made it: a page that cannot read a refusal cannot act on it.
+pub(super) fn for_browsers(session: &Session, response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+    let Some(chain) = ctx.route().map(|route| &route.rules.chain) else { return Ok(()) };
+    if let Some(security) = chain.security() {
+        for (name, value) in &security.fields {
+            if !response.headers.contains_key(name) {
+                response.insert_header(name.clone(), value.clone())?;
+            }
+        }
+    }
+    let Some(cors) = chain.cors() else { return Ok(()) };
+    if response.headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        return Ok(()); // the answer to a preflight has them all
+    }
+    if let Some(allowed) = cors.allowed(origin(session.req_header())) {
+        response.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed)?;
+        if cors.credentials {
+            let yes = HeaderValue::from_static("true");
+            response.insert_header(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes)?;
+        }
+        if let Some(expose) = &cors.expose {
+            response.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone())?;
+        }
+    }
+    if cors.varies() && !varies_by_origin(&response.headers) {
+        response.append_header(header::VARY, HeaderValue::from_static("Origin"))?;
+    }
+    Ok(())
+}
+
+fn varies_by_origin(fields: &HeaderMap) -> bool {
+    let said = fields.get_all(header::VARY).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    said.map(<[u8]>::trim_ascii).any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
 }
 
 /// The fields that tell the client the id of its request and where its time went.

@@ -58,6 +58,7 @@ impl BackgroundService for Background {
             () = self.reloads.serve(&mut upkeep) => {}
             () = self.reloads.watch() => {}
             () = super::certificates::watch(Arc::clone(&self.gateway), self.reloads.observed()) => {}
+            () = super::addresses::watch(Arc::clone(&self.gateway), self.reloads.observed()) => {}
             () = super::acme::follow(Arc::clone(&self.gateway)) => {}
             () = super::acme::keep(Arc::clone(&self.gateway), self.reloads.observed()) => {}
             _ = shutdown.changed() => {}

@@ -2,13 +2,14 @@
 //!
 //! In reading order: [`sockets`] bound or inherited, [`listen`] accepts from them, [`connection`] serves one, `http2` if it speaks that; [`life`] is what
 //! the process does about [`signals`], the [`control`] socket's commands, its successor ([`upgrade`]) and its predecessor
-//! ([`succeed`]), who speak by [`hand_over`]; [`reload`] changes the configuration. In the background, `certificates` follows files, and `acme` has new ones issued.
+//! ([`succeed`]), who speak by [`hand_over`]; [`reload`] changes the configuration. In the background, `certificates` and `addresses` follow files, and `acme` has new ones issued.
 //!
 //! Everything that can fail at start fails before anything is announced, with an exit code that tells a bad
 //! configuration from an address in use.
 
 mod accept;
 mod acme;
+mod addresses;
 mod background;
 mod certificates;
 pub mod connection;

@@ -3,6 +3,7 @@
 use super::super::decode::{At, Fields, Item};
 use super::super::raw::{RawAction, RawPolicies, RawRetry, RawRewrite, RawRoute};
 use super::super::MAX_ATTEMPTS;
+use super::door::{door, only};
 use super::plain_path;
 use super::upstream::header_name;
 use crate::base::priority::Priority;
@@ -50,8 +51,8 @@ pub(super) fn route(item: &Item<'_, '_>) -> Option<RawRoute> {
 /// The policy keys, which `defaults` has too. The caller closes the fields.
 pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
     RawPolicies {
-        request_headers: fields.get("request_headers").and_then(|i| edits(&i)),
-        response_headers: fields.get("response_headers").and_then(|i| edits(&i)),
+        request_headers: fields.get("request_headers").and_then(|i| edits(&i, true)),
+        response_headers: fields.get("response_headers").and_then(|i| edits(&i, false)),
         timeout: fields
             .get("timeout")
             .and_then(|i| i.parse("a duration", super::positive_duration))
@@ -61,6 +62,7 @@ pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
         priority: fields.get("priority").and_then(|i| i.parse("a class", Priority::parse)).map(|p| p.value),
         max_body: fields.get("max_body").and_then(|i| i.parse("a size", units::size)).map(|s| s.value),
         grpc_web: fields.get("grpc_web").and_then(|i| i.flag()),
+        door: door(fields),
     }
 }
 
@@ -80,7 +82,7 @@ fn name(text: &str) -> Result<String, String> {
     Err(format!("a name has 1 to 100 visible characters without spaces or quotes, found {text:?}"))
 }
 
-fn method(text: &str) -> Result<Method, String> {
+pub(super) fn method(text: &str) -> Result<Method, String> {
     let upper = text.to_ascii_uppercase();
     let method = Method::from_bytes(text.as_bytes()).map_err(|_| format!("{text:?} is not a method"))?;
     let usual = matches!(upper.as_str(), "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS");
@@ -168,7 +170,7 @@ fn headers_match(item: &Item<'_, '_>) -> Vec<(HeaderName, ValueMatch)> {
 }
 
 /// YAML knows keys twice only when they are spelled alike; the names of fields have no case (RFC 9110 §5.1).
-fn once<T>(name: HeaderName, seen: &[(HeaderName, T)]) -> Result<HeaderName, String> {
+pub(super) fn once<T>(name: HeaderName, seen: &[(HeaderName, T)]) -> Result<HeaderName, String> {
     if seen.iter().any(|(other, _)| *other == name) {
         return Err(format!("{name} stands twice; case makes no difference in names of fields"));
     }
@@ -307,8 +309,9 @@ fn rewrite(item: &Item<'_, '_>) -> Option<At<RawRewrite>> {
     Some(At { place: item.place(), value: rewrite })
 }
 
-fn edits(item: &Item<'_, '_>) -> Option<HeaderEdits> {
+fn edits(item: &Item<'_, '_>, of_request: bool) -> Option<HeaderEdits> {
     let fields = item.fields("a mapping such as {set: {x-env: prod}, remove: [server]}")?;
+    let only = if of_request { fields.get("only").map(|i| only(&i)) } else { None };
     let pairs = |name: &'static str| {
         let mut found = Vec::new();
         for (name, item) in
@@ -327,7 +330,7 @@ fn edits(item: &Item<'_, '_>) -> Option<HeaderEdits> {
         fields.get("remove").map(|i| i.items("a list of header names such as [server]")).unwrap_or_default();
     let remove =
         remove.iter().filter_map(|i| i.parse("a header name", headers::editable)).map(|h| h.value).collect();
-    let edits = HeaderEdits { set: pairs("set"), add: pairs("add"), remove };
+    let edits = HeaderEdits { only, set: pairs("set"), add: pairs("add"), remove };
     fields.close();
     Some(edits)
 }
