@@ -3,10 +3,14 @@
 //! many routes is in router.rs.
 
 use bytes::BytesMut;
-use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion, Throughput};
+use criterion::measurement::WallTime;
+use criterion::{
+    criterion_group, criterion_main, BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput,
+};
 use futures_util::FutureExt;
 use http::HeaderMap;
 use pingora::http::RequestHeader;
+use portcullis::base::addresses::{self, AddressSet};
 use portcullis::base::path::normalise;
 use portcullis::base::request::Request;
 use portcullis::config::{self, decode::Secrets};
@@ -26,6 +30,7 @@ use portcullis::upstream::Upstream;
 use portcullis::wire::facts::{Ends, Facts};
 use portcullis::wire::head::{check, tidy, HeadLimits, HeadState};
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -161,6 +166,39 @@ fn the_route(gateway: &Gateway) -> &Route {
     }
 }
 
+/// An address among networks of an attacker's, an IPv4 and an IPv6 list of each length: what is looked for is not in it, so
+/// that nothing ends the search early but its own bits.
+fn addresses(c: &mut Criterion) {
+    let mut group = c.benchmark_group("addresses");
+    for networks in [10, 10_000] {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut v4 = || IpAddr::V4(Ipv4Addr::from_bits(random.u32(..)));
+        let (list, asked): (String, Vec<IpAddr>) =
+            ((0..networks).map(|_| format!("{}\n", v4())).collect(), (0..1024).map(|_| v4()).collect());
+        let set = addresses::list(&list).expect("addresses");
+        look_up(&mut group, "IPv4", networks, &set, &asked);
+        let mut v6 = || IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | random.u128(..) >> 32));
+        let (list, asked): (String, Vec<IpAddr>) =
+            ((0..networks).map(|_| format!("{}\n", v6())).collect(), (0..1024).map(|_| v6()).collect());
+        let set = addresses::list(&list).expect("addresses");
+        look_up(&mut group, "IPv6", networks, &set, &asked);
+    }
+    group.finish();
+}
+
+fn look_up(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    family: &str,
+    networks: usize,
+    set: &AddressSet,
+    asked: &[IpAddr],
+) {
+    let mut next = asked.iter().cycle();
+    group.bench_function(BenchmarkId::new(family, networks), |b| {
+        b.iter(|| set.contains(black_box(*next.next().expect("a cycle"))));
+    });
+}
+
 fn answers(c: &mut Criterion) {
     c.bench_function("request id", |b| b.iter(ctx::new_id));
     c.bench_function("problem", |b| {
@@ -225,5 +263,5 @@ fn records(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, heads, paths, fields, choices, answers, records);
+criterion_group!(benches, heads, paths, fields, choices, addresses, answers, records);
 criterion_main!(benches);
