@@ -75,6 +75,8 @@ struct Node {
     some: [u64; 4],
     /// Where the nodes of `some` begin; they stand in its order.
     first: u32,
+    /// How many of them the words of `some` before each have: to count bits costs most of a step.
+    before: [u8; 4],
 }
 
 impl Tree {
@@ -98,8 +100,7 @@ impl Tree {
             if node.some[word] & bit == 0 {
                 return false;
             }
-            let before = node.some[..word].iter().map(|word| word.count_ones()).sum::<u32>()
-                + (node.some[word] & (bit - 1)).count_ones();
+            let before = u32::from(node.before[word]) + (node.some[word] & (bit - 1)).count_ones();
             node = &self.0[(node.first + before) as usize];
             bits <<= 8;
         }
@@ -128,6 +129,9 @@ fn grow(nodes: &mut Vec<Node>, at: usize, prefixes: &[(u128, u8)], depth: u8) {
             let (word, bit) = place(from + one as u8);
             node.all[word] |= bit;
         }
+    }
+    for word in 1..4 {
+        node.before[word] = node.before[word - 1] + node.some[word - 1].count_ones() as u8;
     }
     let first = nodes.len();
     nodes[at] = node;
