@@ -48,7 +48,7 @@ fn is_override(name: &str) -> bool {
 /// What is kept back of a client's fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sieve {
-    /// Nothing else goes on, if there is such a list, but [what always does](keeps).
+    /// Nothing else goes on, if there is such a list, but what always does (see `keeps`).
     pub only: Option<Box<[HeaderName]>>,
     /// Not these that ask for another method.
     pub no_overrides: bool,
