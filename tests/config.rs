@@ -162,7 +162,7 @@ fn what_is_not_built_yet_is_unknown() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with(&format!("p.yaml:5:5: upstreams.a.{key}: unknown key")), "{found:?}");
     }
-    let policies = "auth rate_limit concurrency cache compress mirror";
+    let policies = "auth rate_limit cache compress mirror";
     for key in policies.split(' ') {
         let yaml = format!("{LISTENERS}routes:\n  - path: /\n    upstream: http://a\n    {key}: {{}}\ndefaults: {{{key}: {{}}}}\n");
         let found = errors(&yaml);

@@ -77,6 +77,7 @@ fn a_preflight_is_answered_at_the_door() {
                 "access-control-allow-headers: x-tenant, authorization",
                 "access-control-allow-methods: GET, PUT",
                 "access-control-allow-origin: https://app.example.com",
+                "access-control-expose-headers: x-request-id, retry-after",
                 "access-control-max-age: 3600",
             ]
             .map(str::to_ascii_lowercase)

@@ -2,7 +2,7 @@
 //!
 //! A [`Policy`] is one variant with one file; [`Chain`] sorts the policies of a route into the phases they take
 //! part in, so that a policy costs nothing in the others and "cache before auth" cannot be written. Order by
-//! kind, whatever the order in the file ([`Place`] has that of admission): who may come in, limits on the body, rewriting,
+//! kind, whatever the order in the file (`Place` has that of admission): who may come in, limits on the body, rewriting,
 //! request fields, response fields.
 //!
 //! Policies decide and never apply: they see plain values ([`Arrival`]), not the engine's session, and say what comes of it

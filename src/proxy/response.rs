@@ -150,17 +150,19 @@ pub(super) fn for_browsers(session: &Session, response: &mut ResponseHeader, ctx
         }
     }
     let Some(cors) = chain.cors() else { return Ok(()) };
-    if response.headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
-        return Ok(()); // the answer to a preflight has them all
-    }
-    if let Some(allowed) = cors.allowed(origin(session.req_header())) {
-        response.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed)?;
-        if cors.credentials {
-            let yes = HeaderValue::from_static("true");
-            response.insert_header(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes)?;
-        }
-        if let Some(expose) = &cors.expose {
-            response.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, expose.clone())?;
+    let allowed = cors.allowed(origin(session.req_header()));
+    let credentials = allowed.as_ref().filter(|_| cors.credentials).map(|_| HeaderValue::from_static("true"));
+    let expose = allowed.as_ref().and(cors.expose.clone());
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed),
+        (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, credentials),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, expose),
+    ] {
+        match value {
+            Some(value) => response.insert_header(name, value)?,
+            None => {
+                response.remove_header(&name);
+            }
         }
     }
     if cors.varies() && !varies_by_origin(&response.headers) {
