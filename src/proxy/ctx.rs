@@ -199,5 +199,8 @@ pub fn new_id() -> HeaderValue {
 }
 
 fn id_of(number: u128) -> HeaderValue {
-    HeaderValue::from_bytes(&hex_128(number)).expect("hexadecimal digits are a field value")
+    let mut id = HeaderValue::from_bytes(&hex_128(number)).expect("hexadecimal digits are a field value");
+    // It never comes again: in a table of HPACK it would only push out what does (RFC 7541 §7.1.3).
+    id.set_sensitive(true);
+    id
 }

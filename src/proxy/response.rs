@@ -14,10 +14,14 @@ use crate::policy::{Chain, Edit, Reply, OWN_FIELDS};
 use crate::wire::head::HeadError;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::response::Parts;
 use http::Version;
 use pingora::http::ResponseHeader;
 use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::Session;
+
+/// Fields that an answer has yet to get: our own two and the date.
+const MORE: usize = 3;
 
 /// Takes from an upstream's response what belongs to its connection alone (RFC 9110 §7.6.1), and notes that it came.
 ///
@@ -88,6 +92,9 @@ pub(super) fn dress(session: &mut Session, response: &mut ResponseHeader, ctx: &
     let chain = ctx.route().map(|route| &route.rules.chain);
     let at_the_wire = conn(session).filter(|_| chain.is_none_or(Chain::own_fields_stay));
     if at_the_wire.is_none() {
+        if conn(session).is_none() {
+            forget_spellings(response)?;
+        }
         insert_own(response, ctx)?;
     }
     answer_to(ctx, response)?;
@@ -181,9 +188,22 @@ pub(super) fn insert_own(response: &mut ResponseHeader, ctx: &Ctx) -> Result<()>
     response.insert_header("X-Request-Id", ctx.id.clone())?;
     // An upstream's own metrics stay: the field is a list that each hop may add to (W3C Server Timing §3).
     let [_, server_timing] = OWN_FIELDS;
-    let mut timing = Vec::new();
+    let mut timing = Vec::with_capacity(64);
     write_timing(ctx, &mut timing);
+    let mut timing = HeaderValue::from_bytes(&timing).expect("words and digits");
+    timing.set_sensitive(true); // as the id
     response.append_header(server_timing, timing).map(|_| ())
+}
+
+/// Names have no case in HTTP/2: the engine's map of spellings is of no use there, and each change would be made twice.
+fn forget_spellings(response: &mut ResponseHeader) -> Result<()> {
+    if response.has_case() {
+        let nothing = ResponseHeader::build_no_case(200, Some(0))?;
+        let mut parts = Parts::from(std::mem::replace(response, nothing));
+        parts.headers.reserve(MORE);
+        *response = parts.into();
+    }
+    Ok(())
 }
 
 /// The same as lines of HTTP/1.

@@ -11,6 +11,7 @@ use futures_util::Stream as Messages;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{self, HeaderMap, HeaderName};
+use http::response::Parts;
 use http::{Method, Response};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::body_buffer::FixedBuffer;
@@ -31,6 +32,15 @@ use tokio::time::Instant;
 /// How much of a body is kept for another attempt; as much as for HTTP/1.
 const RETRY_BUFFER: usize = 64 << 10;
 
+/// What a head of HTTP/1 says of its connection.
+const OF_A_HOP: [HeaderName; 5] = [
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
 /// How often the answer has its turn for each piece of a request that is still coming.
 const TURNS: u8 = 4;
 
@@ -45,6 +55,7 @@ pub struct Stream {
     respond: SendResponse<Bytes>,
     /// Once the head of the answer is written.
     writer: Option<SendStream<Bytes>>,
+    /// The status of that head.
     written: Option<Box<ResponseHeader>>,
     /// The end of the answer is written.
     ended: bool,
@@ -233,21 +244,22 @@ impl Stream {
         if self.ended || self.written.is_some() {
             return Ok(());
         }
+        // Its fields go to the client; who asks later what was written asks for the status.
+        let written = ResponseHeader::build_no_case(head.status, Some(0))?;
+        let mut parts = Parts::from(std::mem::replace(&mut *head, written));
         // Of the hop before (RFC 9113 §8.2.2).
-        for name in [header::TRANSFER_ENCODING, header::CONNECTION, header::UPGRADE] {
-            head.remove_header(&name);
+        for name in OF_A_HOP {
+            parts.headers.remove(name);
         }
-        for name in ["keep-alive", "proxy-connection"] {
-            head.remove_header(&HeaderName::from_static(name));
-        }
-        if head.status.is_informational() {
-            let head = Response::from_parts(head.as_owned_parts(), ());
+        if parts.status.is_informational() {
+            let head = Response::from_parts(parts, ());
             return self.respond.send_informational(head).or_err(ErrorType::WriteError, "writing a 1xx");
         }
-        head.insert_header(header::DATE, get_cached_date())?;
+        let dated = parts.headers.try_insert(header::DATE, get_cached_date());
+        dated.or_err(ErrorType::InvalidHTTPHeader, "too many fields")?;
         // The engine does not always say that nothing follows where nothing may (RFC 9110 §6.4.1).
-        let end = end || self.head.method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304);
-        let sent = self.respond.send_response(Response::from_parts(head.as_owned_parts(), ()), end);
+        let end = end || self.head.method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304);
+        let sent = self.respond.send_response(Response::from_parts(parts, ()), end);
         self.writer = Some(sent.or_err(ErrorType::WriteError, "writing a head")?);
         self.written = Some(head);
         if end {
