@@ -14,10 +14,12 @@ use crate::observe::exchange::Exchange;
 use crate::proxy::ctx::new_id;
 use crate::proxy::{failure, Proxy};
 use crate::wire::client::Client;
+use crate::wire::clock::Clock;
 use crate::wire::facts::Facts;
 use crate::wire::head::HeadError;
-use crate::wire::http2::guard::{Bounds, Guard, Sentence, Verdict};
+use crate::wire::http2::guard::{Bounds, Guard, Outlet, Sentence, Verdict};
 use crate::wire::http2::head;
+use crate::wire::http2::later::{Later, OnItsWay, Running};
 use crate::wire::http2::stream::Stream;
 use crate::wire::http2::unheard::{Own, Unheard};
 use crate::wire::http2::watch::Origin;
@@ -34,12 +36,12 @@ use pingora_proxy::HttpProxy;
 use smallvec::SmallVec;
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout, Instant};
+use tokio::time::{timeout, Instant};
 
 /// What a client may send of a body before somebody has taken it: of one stream, and of all together, so that a few that
 /// are not taken leave the others room.
@@ -77,22 +79,25 @@ pub(super) async fn serve(
     let resets = limits.h2_streams.saturating_mul(2);
     let bounds = Bounds { write: limits.write_timeout, head: limits.header_timeout, resets };
     let guard = Guard::new(socket, ahead, bounds, Arc::clone(&farewell), ticket);
-    let (sentence, unheard) = (guard.sentence(), guard.unheard());
+    let (outlet, sentence, unheard) = (guard.outlet(), guard.sentence(), guard.unheard());
     let Ok(Ok(connection)) = timeout(limits.header_timeout, options(&limits).handshake(guard)).await else {
         return;
     };
     let origin = Arc::new(Origin { peer, facts, farewell });
+    let running = Arc::default();
     let streams = Streams {
         proxy,
         shared,
         draining,
         origin,
-        running: JoinSet::new(),
+        running: Arc::clone(&running),
         served: 0,
         most: limits.requests_per_connection,
     };
     let idle = Instant::now() + limits.idle_timeout;
-    Course { connection, sentence, unheard, streams, leaving: None, idle }.run().await;
+    outlet.collect();
+    let course = Course { connection, outlet, sentence, unheard, streams, leaving: None, busy: false, idle };
+    Later::new(course.run(), running).await;
 }
 
 /// What the crate is to allow. What is not here has a default there: 100 empty DATA frames, 20 streams that are reset before
@@ -114,11 +119,14 @@ fn options(limits: &Limits) -> Builder {
 /// A connection on its way.
 struct Course {
     connection: Connection<Guard, Bytes>,
+    outlet: Outlet,
     sentence: Arc<Sentence>,
     unheard: Arc<Unheard>,
     streams: Streams,
     /// Since then the client has been asked to send nothing new.
     leaving: Option<Instant>,
+    /// Streams have begun since there was none.
+    busy: bool,
     /// When it will have been idle for too long, if it is.
     idle: Instant,
 }
@@ -127,7 +135,6 @@ impl Course {
     async fn run(mut self) {
         let end = self.serve().await;
         // Nobody hears the rest any more, and it ends by itself.
-        self.streams.running.detach_all();
         self.tell();
         let Some(end) = end else { return };
         for _ in 0..self.unheard.left() {
@@ -138,30 +145,33 @@ impl Course {
     /// Serves until the connection is over; what is to be said of requests that had begun and were not taken up. Nothing
     /// where the client knows that they were not, and sends them again: behind a GOAWAY (RFC 9113 §6.8).
     async fn serve(&mut self) -> Option<Reject> {
-        let mut draining = self.streams.draining.clone();
-        let farewell = Arc::clone(&self.streams.origin.farewell);
+        let mut drained = pin!(drained(self.streams.draining.clone()));
+        let (farewell, running) =
+            (Arc::clone(&self.streams.origin.farewell), Arc::clone(&self.streams.running));
+        let mut clock = Clock::default();
         loop {
-            let (idle, leaving) = (self.streams.running.is_empty(), self.leaving.is_some());
-            let (sentence, unheard) = (Arc::clone(&self.sentence), Arc::clone(&self.unheard));
-            let news = |_: &mut Context<'_>| match sentence.passed().is_some() || unheard.any() {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            };
+            if self.busy && running.none() {
+                self.rest();
+            }
+            let (idle, leaving, until) = (!self.busy, self.leaving.is_some(), self.idle);
+            let (outlet, sentence, unheard) = (&self.outlet, &*self.sentence, &*self.unheard);
+            let news = poll_fn(|_| when(sentence.passed().is_some() || unheard.any()));
             tokio::select! {
                 biased; // the guard has its news while the connection is driven, and is asked for them after that
-                () = drained(&mut draining), if !leaving => self.leave(),
+                () = &mut drained, if !leaving => self.leave(),
                 accepted = self.connection.accept() => match accepted {
                     Some(Ok((request, respond))) => self.accept(request, respond),
                     Some(Err(e)) if !e.is_io() => return Some(Reject::Malformed),
                     Some(Err(_)) | None => return (!leaving).then_some(Reject::ClientGone),
                 },
-                () = poll_fn(news) => match self.sentence.passed() {
+                () = poll_fn(|cx| outlet.poll_broken(cx)) => return (!leaving).then_some(Reject::ClientGone),
+                () = news => match self.sentence.passed() {
                     Some(verdict) => return Some(self.condemn(verdict).await),
                     None => self.tell(),
                 },
-                Some(_) = self.streams.running.join_next(), if !idle => self.rest(),
+                () = poll_fn(|cx| running.poll_none(cx)), if !idle => {}
                 () = farewell.dismissed(), if leaving && idle => return None,
-                () = sleep_until(self.idle), if idle => {
+                () = poll_fn(|cx| when(clock.is_over(cx, until))), if idle => {
                     if leaving {
                         return None;
                     }
@@ -187,13 +197,15 @@ impl Course {
         if self.leaving.is_some_and(|since| since.elapsed() > LAST_WORDS) {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
+        self.busy = true;
         if self.streams.begin(request, respond) {
             self.leave();
         }
     }
 
-    /// A stream has ended.
+    /// The last stream has ended.
     fn rest(&mut self) {
+        self.busy = false;
         let limits = self.streams.shared.gateway.load().limits;
         self.idle = Instant::now() + if self.leaving.is_some() { LAST_WORDS } else { limits.idle_timeout };
     }
@@ -223,8 +235,16 @@ impl Course {
 }
 
 /// Waits until connections shall end.
-async fn drained(draining: &mut watch::Receiver<bool>) {
+async fn drained(mut draining: watch::Receiver<bool>) {
     let _ = draining.wait_for(|draining| *draining).await;
+}
+
+fn when(it_is: bool) -> Poll<()> {
+    if it_is {
+        Poll::Ready(())
+    } else {
+        Poll::Pending
+    }
 }
 
 /// The requests of a connection, a task each.
@@ -233,7 +253,7 @@ struct Streams {
     shared: Arc<Shared>,
     draining: watch::Receiver<bool>,
     origin: Arc<Origin>,
-    running: JoinSet<()>,
+    running: Arc<Running>,
     served: u32,
     most: u32,
 }
@@ -242,11 +262,12 @@ impl Streams {
     /// Serves a request; true if it was the last that the connection may have.
     fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) -> bool {
         self.served += 1;
+        let on_its_way = OnItsWay::new(&self.running);
         let in_flight = InFlight::new(Arc::clone(&self.shared));
         let (proxy, shared) = (Arc::clone(&self.proxy), Arc::clone(&self.shared));
         let (origin, draining) = (Arc::clone(&self.origin), self.draining.clone());
-        self.running.spawn(async move {
-            let _in_flight = in_flight;
+        tokio::spawn(async move {
+            let _counted = (in_flight, on_its_way);
             one(request, respond, proxy, &shared, origin, draining).await;
         });
         self.served >= self.most

@@ -8,11 +8,11 @@ use tokio::time::{Instant, Sleep};
 /// One timer for all of a connection's deadlines. It is armed only when something waits, and moved only when it
 /// rings, so that a request on a busy connection costs no timer operation.
 #[derive(Default)]
-pub(super) struct Clock(Option<Pin<Box<Sleep>>>);
+pub struct Clock(Option<Pin<Box<Sleep>>>);
 
 impl Clock {
     /// Whether `until` is over; otherwise the task is woken then.
-    pub(super) fn is_over(&mut self, cx: &mut Context<'_>, until: Instant) -> bool {
+    pub fn is_over(&mut self, cx: &mut Context<'_>, until: Instant) -> bool {
         if Instant::now() >= until {
             return true;
         }

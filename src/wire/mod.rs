@@ -8,7 +8,7 @@
 
 pub mod chunk;
 pub mod client;
-mod clock;
+pub mod clock;
 pub mod conn;
 pub mod facts;
 pub mod head;

@@ -6,6 +6,7 @@
 //! of PING, SETTINGS, PRIORITY, WINDOW_UPDATE and unknown frames), and it has no clocks: here are those for a client that does
 //! not end a head and for one that takes no bytes.
 
+use super::outbox::Outbox;
 use super::unheard::{Sent, Unheard};
 use super::PREFACE;
 use crate::wire::clock::Clock;
@@ -15,7 +16,7 @@ use bytes::{Buf, BytesMut};
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -84,9 +85,35 @@ impl Sentence {
     }
 }
 
-/// A client's socket, watched. Dropped, it closes in two steps.
-pub struct Guard {
+/// A client's socket, watched. Dropped with its [`Outlet`], it closes in two steps.
+pub struct Guard(Arc<Mutex<Watched>>);
+
+/// The same socket, for who drives the connection: what it says waits there until it has said all ([`Outbox`]).
+pub struct Outlet(Arc<Mutex<Watched>>);
+
+impl Outlet {
+    /// From now on what is said waits for [`poll_broken`](Self::poll_broken).
+    pub fn collect(&self) {
+        lock(&self.0).outbox.collect();
+    }
+
+    /// Sends what waits. Ready when that fails, and not before.
+    pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match lock(&self.0).poll_send(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Both are of one task, so that nobody waits.
+fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
+    watched.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Watched {
     socket: Option<Socket>,
+    outbox: Outbox,
     /// Read before it was known what is spoken.
     ahead: BytesMut,
     bounds: Bounds,
@@ -115,8 +142,9 @@ impl Guard {
         farewell: Arc<Farewell>,
         ticket: Arc<dyn Send + Sync>,
     ) -> Self {
-        Guard {
+        Guard(Arc::new(Mutex::new(Watched {
             socket: Some(socket),
+            outbox: Outbox::default(),
             ahead,
             bounds,
             frames: Frames::default(),
@@ -131,19 +159,26 @@ impl Guard {
             gone: false,
             farewell,
             ticket,
-        }
+        })))
+    }
+
+    /// Its other half.
+    pub fn outlet(&self) -> Outlet {
+        Outlet(Arc::clone(&self.0))
     }
 
     /// Where it says why the connection has to end. It reads nothing more then.
     pub fn sentence(&self) -> Arc<Sentence> {
-        Arc::clone(&self.sentence)
+        Arc::clone(&lock(&self.0).sentence)
     }
 
     /// Where it says what requests it has seen.
     pub fn unheard(&self) -> Arc<Unheard> {
-        Arc::clone(&self.unheard)
+        Arc::clone(&lock(&self.0).unheard)
     }
+}
 
+impl Watched {
     fn socket(&mut self) -> Pin<&mut Socket> {
         Pin::new(self.socket.as_mut().expect("the socket is only taken by drop"))
     }
@@ -189,101 +224,108 @@ impl Guard {
         Poll::Pending
     }
 
-    fn wrote<'a>(
-        &mut self,
-        written: io::Result<usize>,
-        bufs: impl Iterator<Item = &'a [u8]>,
-    ) -> Poll<io::Result<usize>> {
-        self.write_since = None;
-        match &written {
-            Ok(bytes) => {
-                self.frames.tally.useful += *bytes as u64;
-                let mut left = *bytes;
-                for buf in bufs {
-                    let part = left.min(buf.len());
-                    self.sent.pass(&buf[..part], &self.unheard);
-                    left -= part;
-                }
-            }
-            Err(_) => self.gone = true,
+    /// What came of a try to write: bytes that were taken end a wait, and whether it has been too long is asked of one
+    /// that goes on.
+    fn tried<T>(&mut self, cx: &mut Context<'_>, tried: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if self.outbox.has_moved() {
+            self.write_since = None;
         }
-        Poll::Ready(written)
+        match tried {
+            Poll::Pending => self.stall(cx).map(Err),
+            Poll::Ready(done) => {
+                self.gone |= done.is_err();
+                Poll::Ready(done)
+            }
+        }
     }
-}
 
-impl AsyncRead for Guard {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.sentence.passed().is_some() {
+    fn poll_take(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let socket = Pin::new(self.socket.as_mut().expect("the socket is only taken by drop"));
+        let taken = self.outbox.poll_take(socket, cx, bufs);
+        let taken = ready!(self.tried(cx, taken))?;
+        self.frames.tally.useful += taken as u64;
+        let mut left = taken;
+        for buf in bufs {
+            let part = left.min(buf.len());
+            self.sent.pass(&buf[..part], &self.unheard);
+            left -= part;
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = Pin::new(self.socket.as_mut().expect("the socket is only taken by drop"));
+        let sent = self.outbox.poll_send(socket, cx);
+        ready!(self.tried(cx, sent))?;
+        self.write_since = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.sentence.passed().is_some() {
             return Poll::Pending; // for ever: the connection ends
         }
         let start = buf.filled().len();
-        if !this.ahead.is_empty() {
-            let bytes = this.ahead.len().min(buf.remaining());
-            buf.put_slice(&this.ahead[..bytes]);
-            this.ahead.advance(bytes);
+        if !self.ahead.is_empty() {
+            let bytes = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..bytes]);
+            self.ahead.advance(bytes);
         } else {
-            match this.socket().poll_read(cx, buf) {
+            match self.socket().poll_read(cx, buf) {
                 Poll::Pending => {
-                    this.wait(cx);
+                    self.wait(cx);
                     return Poll::Pending;
                 }
                 Poll::Ready(result) => {
-                    this.gone |= result.is_err() || buf.filled().len() == start;
+                    self.gone |= result.is_err() || buf.filled().len() == start;
                     result?;
                 }
             }
         }
-        this.judge(&buf.filled()[start..]);
+        self.judge(&buf.filled()[start..]);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Guard {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        lock(&self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Guard {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.socket().poll_write(cx, buf) {
-            Poll::Pending => self.stall(cx).map(Err),
-            Poll::Ready(written) => self.wrote(written, std::iter::once(buf)),
-        }
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        lock(&self.0).poll_take(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.socket().poll_write_vectored(cx, bufs) {
-            Poll::Pending => self.stall(cx).map(Err),
-            Poll::Ready(written) => self.wrote(written, bufs.iter().map(|buf| &**buf)),
-        }
+        lock(&self.0).poll_take(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+        lock(&self.0).socket.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.socket().poll_flush(cx) {
-            Poll::Pending => self.stall(cx).map(Err),
-            ready => {
-                self.write_since = None;
-                ready
-            }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut watched = lock(&self.0);
+        // The crate flushes after each piece of a body; who drives the connection knows when that was all.
+        if watched.outbox.collects() {
+            return Poll::Ready(Ok(()));
         }
+        watched.poll_send(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.as_mut().poll_flush(cx))?;
-        // The socket itself is closed by drop, in two steps.
-        Poll::Ready(Ok(()))
+    /// The socket itself is closed by drop, in two steps.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        lock(&self.0).poll_send(cx)
     }
 }
 
-impl Drop for Guard {
+impl Drop for Watched {
     fn drop(&mut self) {
         let Some(socket) = self.socket.take() else { return };
         if !self.gone {
