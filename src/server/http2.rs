@@ -37,6 +37,7 @@ use smallvec::SmallVec;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -83,7 +84,7 @@ pub(super) async fn serve(
     let Ok(Ok(connection)) = timeout(limits.header_timeout, options(&limits).handshake(guard)).await else {
         return;
     };
-    let origin = Arc::new(Origin { peer, facts, farewell });
+    let origin = Arc::new(Origin { peer, facts, farewell, answered: AtomicBool::new(false) });
     let running = Arc::default();
     let streams = Streams {
         proxy,

@@ -225,7 +225,7 @@ impl Watched {
     }
 
     /// What came of a try to write: bytes that were taken end a wait, and whether it has been too long is asked of one
-    /// that goes on.
+    /// that goes on. A try that had nothing to send ends none: what the crate cannot hand over here still waits there.
     fn tried<T>(&mut self, cx: &mut Context<'_>, tried: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if self.outbox.has_moved() {
             self.write_since = None;
@@ -256,9 +256,7 @@ impl Watched {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = Pin::new(self.socket.as_mut().expect("the socket is only taken by drop"));
         let sent = self.outbox.poll_send(socket, cx);
-        ready!(self.tried(cx, sent))?;
-        self.write_since = None;
-        Poll::Ready(Ok(()))
+        self.tried(cx, sent)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -23,6 +23,8 @@ pub(super) struct Outbox {
     waiting: BytesMut,
     /// The socket may still keep something to itself.
     unflushed: bool,
+    /// It does, and cannot send it.
+    stuck: bool,
     /// The socket has taken something since this was asked.
     moved: bool,
 }
@@ -54,6 +56,9 @@ impl Outbox {
         if self.collects && size < LARGE {
             if self.waiting.len() + size > MOST {
                 ready!(self.poll_empty(socket, cx))?;
+            }
+            if self.waiting.capacity() == 0 {
+                self.waiting.reserve(2 * LARGE);
             }
             bufs.iter().for_each(|buf| self.waiting.extend_from_slice(buf));
             return Poll::Ready(Ok(size));
@@ -92,7 +97,10 @@ impl Outbox {
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_empty(socket.as_mut(), cx))?;
         if self.unflushed {
-            ready!(socket.poll_flush(cx))?;
+            let flushed = socket.poll_flush(cx);
+            self.moved |= self.stuck && flushed.is_ready();
+            self.stuck = flushed.is_pending();
+            ready!(flushed)?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))

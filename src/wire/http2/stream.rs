@@ -248,8 +248,8 @@ impl Stream {
         let written = ResponseHeader::build_no_case(head.status, Some(0))?;
         let mut parts = Parts::from(std::mem::replace(&mut *head, written));
         // Of the hop before (RFC 9113 §8.2.2).
-        for name in OF_A_HOP {
-            parts.headers.remove(name);
+        if parts.headers.keys().any(|name| OF_A_HOP.contains(name)) {
+            OF_A_HOP.iter().for_each(|name| drop(parts.headers.remove(name)));
         }
         if parts.status.is_informational() {
             let head = Response::from_parts(parts, ());
@@ -257,6 +257,9 @@ impl Stream {
         }
         let dated = parts.headers.try_insert(header::DATE, get_cached_date());
         dated.or_err(ErrorType::InvalidHTTPHeader, "too many fields")?;
+        if self.watch.is_first_answer() {
+            name_ours(&mut parts.headers);
+        }
         // The engine does not always say that nothing follows where nothing may (RFC 9110 §6.4.1).
         let end = end || self.head.method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304);
         let sent = self.respond.send_response(Response::from_parts(parts, ()), end);
@@ -292,6 +295,16 @@ impl Stream {
         if !self.ended {
             self.ended = true;
             self.respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+/// HPACK's table is to have the names of the gateway's fields, whose values it is not to have. What an upstream keeps out
+/// of it stays out (RFC 7541 §7.1.3).
+fn name_ours(fields: &mut HeaderMap) {
+    for name in ["x-request-id", "server-timing"] {
+        if fields.get_all(name).iter().count() == 1 {
+            fields.get_mut(name).into_iter().for_each(|value| value.set_sensitive(false));
         }
     }
 }

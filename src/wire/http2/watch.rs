@@ -7,6 +7,7 @@ use crate::wire::outcome::{Fault, Pace};
 use crate::wire::trail::Trail;
 use crate::wire::wait::{BodyWait, Silence};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ pub struct Origin {
     pub facts: Facts,
     /// Whether the process is leaving.
     pub farewell: Arc<Farewell>,
+    /// An answer's head has been written.
+    pub answered: AtomicBool,
 }
 
 /// Seldom asked by two at once, and never for long.
@@ -92,6 +95,11 @@ impl Watch {
             Some(end) if end <= stalled.0 => (end, Fault::ExchangeTimeout),
             _ => stalled,
         }
+    }
+
+    /// Whether no answer has gone before on this connection. Asked once for each.
+    pub(super) fn is_first_answer(&self) -> bool {
+        !self.origin.answered.swap(true, Ordering::Relaxed)
     }
 
     /// This ended the request.
