@@ -3,7 +3,7 @@
 //! The rooms, in reading order:
 //!
 //! 1. [`base`]: pure values; [`wire`]: bytes on a connection to checked heads and delimited bodies; [`error`].
-//!    [`tls`]: certificates, and who must show one.
+//!    [`tls`]: certificates, and who must show one. [`limit`]: how often, counted here or with other gateways.
 //! 2. [`observe`]: what is known of requests afterwards. [`router`]: which route; [`policy`]: what it does besides; [`upstream`]: who can serve it.
 //! 3. [`gateway`]: these compiled into one immutable snapshot; [`config`]: from a YAML file to that snapshot.
 //! 4. [`proxy`]: a request's way through the snapshot, on Pingora's engine.
@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod gateway;
+pub mod limit;
 pub mod observe;
 pub mod policy;
 pub mod proxy;

@@ -4,24 +4,28 @@
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const HOUSE: [(&str, &[&str]); 14] = [
+const HOUSE: [(&str, &[&str]); 15] = [
     ("base", &[]),
     ("tls", &["base"]),
     ("wire", &["base", "tls"]),
     ("error", &["base", "wire"]),
     ("observe", &["base"]),
+    ("limit", &["base"]),
     ("router", &["base", "error"]),
-    ("policy", &["base", "wire", "error"]),
+    ("policy", &["base", "wire", "error", "limit"]),
     ("upstream", &["base", "tls", "wire", "error", "observe"]),
-    ("gateway", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream"]),
-    ("config", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
+    ("gateway", &["base", "tls", "wire", "error", "observe", "limit", "router", "policy", "upstream"]),
+    (
+        "config",
+        &["base", "tls", "wire", "error", "observe", "limit", "router", "policy", "upstream", "gateway"],
+    ),
     ("proxy", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
-    ("admin", &["base", "tls", "observe", "upstream", "gateway"]),
+    ("admin", &["base", "tls", "observe", "limit", "upstream", "gateway"]),
     (
         "server",
         &[
-            "base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config",
-            "proxy", "admin",
+            "base", "tls", "wire", "error", "observe", "limit", "router", "policy", "upstream", "gateway",
+            "config", "proxy", "admin",
         ],
     ),
     (

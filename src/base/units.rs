@@ -1,4 +1,4 @@
-//! Durations, sizes and rates as users write them: `250ms`, `5s`, `64KiB`, `1KiB/s`.
+//! Durations, sizes and rates as users write them: `250ms`, `5s`, `64KiB`, `1KiB/s`, `100/s`.
 
 use std::time::Duration;
 
@@ -64,6 +64,52 @@ pub fn byte_rate(text: &str) -> Result<u64, String> {
     size(per_second.trim_end())
 }
 
+/// Parses how often something may happen: a whole number, `/`, and one of `s`, `m` (or `min`), `h` (or `hour`), `d` (or
+/// `day`), with a number of them before it if it is not one: `100/s`, `5/10s`. Thousands may be set apart, `10_000/day`.
+/// The number is at most a billion, the time at most 366 days.
+///
+/// # Errors
+/// A sentence that says what to write instead.
+pub fn rate(text: &str) -> Result<(u32, Duration), String> {
+    const FORM: &str = "a rate like 100/s, 10/m, 1000/h or 10_000/day";
+    const MOST: u32 = 1_000_000_000;
+    const LONGEST: u64 = 366 * 86_400;
+    let bad = || format!("expected {FORM}, found {text:?}");
+    let (number, per) = text.split_once('/').ok_or_else(bad)?;
+    let (number, per) = (number.trim_end(), per.trim_start());
+    let digits: String = number.chars().filter(|c| !matches!(c, '_' | ',')).collect();
+    if !number.starts_with(|c: char| c.is_ascii_digit()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let count = digits.parse().ok().filter(|count| *count <= MOST);
+    let count = count.ok_or_else(|| format!("{text} is more than a billion at once"))?;
+    if count == 0 {
+        return Err(format!("{text} would let nothing through; leave the route out instead"));
+    }
+    let (times, unit) = split(per).unwrap_or(("1", per));
+    let seconds: u64 = match unit {
+        "s" | "sec" | "second" => 1,
+        "m" | "min" | "minute" => 60,
+        "h" | "hour" => 3_600,
+        "d" | "day" => 86_400,
+        _ => return Err(bad()),
+    };
+    let times: u64 = times.parse().ok().filter(|times| *times > 0).ok_or_else(bad)?;
+    let period = times.checked_mul(seconds).filter(|period| *period <= LONGEST);
+    let period = period.ok_or_else(|| format!("{text} looks back further than 366 days"))?;
+    Ok((count, Duration::from_secs(period)))
+}
+
+/// `1s`, `5m`, `1h`, `1d`: the largest unit that divides whole seconds.
+pub fn show_seconds(seconds: u64) -> String {
+    match seconds {
+        n if n > 0 && n % 86_400 == 0 => format!("{}d", n / 86_400),
+        n if n > 0 && n % 3_600 == 0 => format!("{}h", n / 3_600),
+        n if n > 0 && n % 60 == 0 => format!("{}m", n / 60),
+        n => format!("{n}s"),
+    }
+}
+
 /// `64KiB` for 65536: the largest binary unit that divides the number.
 pub fn show_size(bytes: u64) -> String {
     match bytes {
@@ -123,5 +169,34 @@ mod tests {
         assert!(byte_rate("1KiB").is_err());
         assert_eq!(show_size(65_536), "64KiB");
         assert_eq!(show_size(1000), "1000B");
+    }
+
+    #[test]
+    fn rates_are_read_and_what_is_none_is_refused() {
+        let s = Duration::from_secs;
+        assert_eq!(rate("100/s"), Ok((100, s(1))));
+        assert_eq!(rate("10/m"), Ok((10, s(60))));
+        assert_eq!(rate("1000/h"), Ok((1000, s(3600))));
+        assert_eq!(rate("10_000/day"), Ok((10_000, s(86_400))));
+        assert_eq!(rate("10,000/d"), Ok((10_000, s(86_400))));
+        assert_eq!(rate("5 / 10s"), Ok((5, s(10))));
+        for bad in [
+            "",
+            "5",
+            "/s",
+            "0/s",
+            "-1/s",
+            "1.5/s",
+            "5/",
+            "5/fortnight",
+            "5/0s",
+            "5/1.5s",
+            "_/s",
+            "9999999999/s",
+            "5/999d",
+        ] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+        assert_eq!([1, 60, 90, 86_400].map(show_seconds), ["1s", "1m", "90s", "1d"]);
     }
 }
