@@ -69,6 +69,8 @@ pub enum Reject {
     CorsOrigin,
     /// A field asks for another method than the request has.
     MethodOverride,
+    /// The client has come too often; in so many seconds it may come again.
+    RateLimited(u32),
     /// No target of the upstream passes its checks, or none is known yet.
     NoTarget,
     /// The connection limit of the whole gateway is reached.

@@ -2,6 +2,7 @@
 
 use crate::base::client::TrustedProxies;
 use crate::base::priority::Priority;
+use crate::limit::Limiter;
 use crate::observe::access_log::AccessLog;
 use crate::observe::stats::RouteStats;
 use crate::observe::trace::Tracing;
@@ -34,6 +35,8 @@ pub struct Gateway {
     pub limits: Limits,
     /// The files that lists of addresses come from, to be followed.
     pub lists: Box<[Arc<ListFile>]>,
+    /// How often clients may come, and who counts that.
+    pub limiter: Limiter,
     /// All upstreams, for background work.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Asks for the addresses of named targets.

@@ -369,3 +369,18 @@ fn what_has_no_health_is_not_healthy() {
     let web = Http2Origin::text("hello");
     Gateway::start(&yaml(&web.target(), check, "")).wait_log(&["is unhealthy: it does not speak gRPC"]);
 }
+
+#[test]
+fn a_call_too_many_is_told_so_in_grpc() {
+    let service = Service::start();
+    let gateway = Gateway::start(&yaml(&service.target(), "", ", rate_limit: {rate: 1/d}"));
+    run(async {
+        let mut caller = Caller::connect(gateway.address()).await;
+        let response = caller.one(Request::new(note("one"))).await.unwrap();
+        assert!(response.metadata().get("ratelimit").unwrap().to_str().unwrap().contains(";r=0;"));
+        let refused = caller.one(Request::new(note("two"))).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(refused.metadata().get("ratelimit-policy").is_some());
+    });
+    assert_eq!(service.calls.lock().unwrap().len(), 1);
+}

@@ -50,6 +50,7 @@ impl Collector for Everything {
         self.0.process.describe(&mut process);
         families.routes(&gateway, &self.0.observed.totals.unrouted)?;
         families.upstreams(&gateway)?;
+        super::rate_limits::describe(&mut families, &gateway)?;
         families.connections(&self.0, &process)?;
         families.tls(&self.0, &gateway)?;
         families.configuration(&self.0, &gateway, &process)?;
@@ -59,9 +60,9 @@ impl Collector for Everything {
     }
 }
 
-struct Families<'a>(DescriptorEncoder<'a>);
+pub(super) struct Families<'a>(DescriptorEncoder<'a>);
 
-type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
+pub(super) type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
 impl Families<'_> {
     fn family(
@@ -73,15 +74,15 @@ impl Families<'_> {
         self.0.encode_descriptor(name, help, None, kind)
     }
 
-    fn counter(&mut self, name: &'static str, help: &'static str, value: u64) -> Result {
+    pub(super) fn counter(&mut self, name: &'static str, help: &'static str, value: u64) -> Result {
         self.family(name, help, MetricType::Counter)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
-    fn gauge(&mut self, name: &'static str, help: &'static str, value: f64) -> Result {
+    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str, value: f64) -> Result {
         self.family(name, help, MetricType::Gauge)?.encode_gauge(&value)
     }
 
-    fn counters<'l, const N: usize>(
+    pub(super) fn counters<'l, const N: usize>(
         &mut self,
         name: &'static str,
         help: &'static str,

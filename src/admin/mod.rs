@@ -7,6 +7,7 @@
 mod guard;
 mod metrics;
 mod page;
+mod rate_limits;
 mod status;
 
 use crate::gateway::{Admin as Configured, Gateway};

@@ -1,6 +1,7 @@
 //! [`Raw`] to [`Gateway`]: total and pure, with all defaults in one place each.
 
 mod door;
+mod limit;
 
 use super::check::matching;
 use super::decode::At;
@@ -12,6 +13,7 @@ use crate::base::client::TrustedProxies;
 use crate::gateway::{
     Action, Gateway, Limits, Listener, Protocols, Retry, Route, Rules, Settings, Split, Timing,
 };
+use crate::limit::Limiter;
 use crate::observe::access_log::AccessLog;
 use crate::observe::stats::RouteStats;
 use crate::observe::trace::Tracing;
@@ -69,6 +71,8 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
     let mut names = HashMap::new();
     let mut shared = Shared::default();
     let mut files = door::ListFiles::default();
+    let limited = before.map(|before| &before.limiter);
+    let mut limits = limit::Limits::new(Limiter::new(raw.rate_limits, limited), raw.rate_plans, limited);
     let count = raw.routes.len();
     let routes: Vec<(Match, Route)> = raw
         .routes
@@ -82,7 +86,9 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
             let stats = old.map_or_else(|| Arc::new(RouteStats::new(&name)), |old| Arc::clone(&old.stats));
             let policies = route.policies.clone().or(&raw.defaults);
             let rewrite = route.rewrite.map(|r| r.value);
-            let chain = chain(&policies, rewrite, &matching.path, &mut files, old);
+            let mut own = door::policies(&policies.door, &mut files);
+            own.extend(limits.policies(&name, policies.rate_limit.as_deref().unwrap_or_default()));
+            let chain = chain(&policies, own, rewrite, &matching.path, old);
             let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
             let retry = policies.retry.map_or(DEFAULT_RETRY, |r| Retry {
                 attempts: r.attempts,
@@ -108,8 +114,9 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         ticket_keys,
         router: Router::build(routes),
         trusted: TrustedProxies::new(&raw.trusted_proxies),
-        limits: limits(&raw.limits),
         lists: files.all(),
+        limits: self::limits(&raw.limits),
+        limiter: limits.done(),
         upstreams: upstreams.all,
         resolver: Arc::new(Resolver::new(raw.resolver)),
         access_log: AccessLog::new(raw.access_log),
@@ -397,6 +404,7 @@ impl RawPolicies {
             response_headers: self.response_headers.or_else(|| defaults.response_headers.clone()),
             timeout: self.timeout.or(defaults.timeout),
             retry: self.retry.or_else(|| defaults.retry.clone()),
+            rate_limit: self.rate_limit.or_else(|| defaults.rate_limit.clone()),
             max_body: self.max_body.or(defaults.max_body),
             concurrency: self.concurrency.or(defaults.concurrency),
             priority: self.priority.or(defaults.priority),
@@ -428,12 +436,11 @@ impl Shared {
 /// What a route does besides; `old` is the running one of its name, whose counts go on.
 fn chain(
     policies: &RawPolicies,
+    mut chain: Vec<Policy>,
     rewrite: Option<RawRewrite>,
     path: &PathMatch,
-    files: &mut door::ListFiles,
     old: Option<&Route>,
 ) -> Chain {
-    let mut chain = door::policies(&policies.door, files);
     let before = old.and_then(|old| old.rules.chain.concurrency());
     chain.extend(policies.concurrency.map(|max| Policy::Concurrency(Concurrency::new(max, before))));
     chain.extend(policies.max_body.map(|bytes| Policy::MaxBody(MaxBody(bytes))));

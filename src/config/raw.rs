@@ -8,6 +8,7 @@ use super::decode::{suggest, At, Place};
 use crate::base::priority::Priority;
 use crate::base::units;
 use crate::gateway::{Admin, Bind, Protocols};
+use crate::limit;
 use crate::observe::{access_log, export};
 use crate::policy::headers::HeaderEdits;
 use crate::policy::redirect::Redirect;
@@ -58,6 +59,10 @@ pub struct Raw {
     pub resolver: Option<Vec<SocketAddr>>,
     /// `limits`.
     pub limits: RawLimits,
+    /// `rate_limit_store`.
+    pub rate_limits: limit::Settings,
+    /// `rate_plans`.
+    pub rate_plans: Vec<(At<String>, Vec<limit::Spec>)>,
     /// `upstreams`.
     pub upstreams: Vec<RawUpstream>,
     /// `defaults`.
@@ -327,6 +332,7 @@ pub struct RawPolicies {
     pub response_headers: Option<HeaderEdits>,
     pub timeout: Option<Duration>,
     pub retry: Option<RawRetry>,
+    pub rate_limit: Option<Vec<limit::Spec>>,
     pub max_body: Option<u64>,
     /// Requests in flight.
     pub concurrency: Option<usize>,

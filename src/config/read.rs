@@ -2,6 +2,7 @@
 
 mod acme;
 mod door;
+mod limit;
 mod listener;
 mod load;
 mod observe;
@@ -60,6 +61,12 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
     }
     if let Some(item) = fields.get("limits") {
         raw.limits = limits(&item).unwrap_or_default();
+    }
+    if let Some(item) = fields.get("rate_limit_store") {
+        raw.rate_limits = limit::store(&item).unwrap_or_default();
+    }
+    if let Some(item) = fields.get("rate_plans") {
+        raw.rate_plans = limit::plans(&item);
     }
     if let Some(item) = fields.get("upstreams") {
         let entries = item.entries("a mapping from names to upstreams");

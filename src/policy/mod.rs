@@ -14,6 +14,7 @@ pub mod concurrency;
 pub mod cors;
 pub mod headers;
 pub mod max_body;
+pub mod rate_limit;
 pub mod redirect;
 pub mod respond;
 pub mod rewrite;
@@ -31,6 +32,7 @@ use cors::Cors;
 use headers::HeaderEdits;
 use http::{HeaderName, HeaderValue};
 use max_body::MaxBody;
+use rate_limit::{RateLimit, Whose};
 use rewrite::Rewrite;
 use security_headers::SecurityHeaders;
 use sieve::{MethodOverride, Sieve};
@@ -54,6 +56,8 @@ pub enum Policy {
     MethodOverride(MethodOverride),
     /// What browsers are told to be careful about.
     SecurityHeaders(Arc<SecurityHeaders>),
+    /// How often clients may come.
+    RateLimit(RateLimit),
     /// The largest request body.
     MaxBody(MaxBody),
     /// Changes of path or host before forwarding.
@@ -141,6 +145,7 @@ pub struct Chain {
 enum Admit {
     Concurrency(Concurrency),
     Addresses(Addresses),
+    RateLimit(RateLimit),
     MaxBody(MaxBody),
 }
 
@@ -151,13 +156,11 @@ enum Place {
     /// Who may come in from where.
     Address,
     /// How often from there.
-    #[expect(dead_code, reason = "limits by address, field and route come here")]
     LimitAddress,
     /// Who it is, and whether they may do this.
     #[expect(dead_code, reason = "auth comes here")]
     Identity,
     /// How often they.
-    #[expect(dead_code, reason = "limits by consumer come here")]
     LimitIdentity,
     /// How many at once.
     Load,
@@ -170,6 +173,8 @@ impl Admit {
         match self {
             Admit::Concurrency(_) => Place::Load,
             Admit::Addresses(_) => Place::Address,
+            Admit::RateLimit(limit) if limit.whose == Whose::Consumers => Place::LimitIdentity,
+            Admit::RateLimit(_) => Place::LimitAddress,
             Admit::MaxBody(_) => Place::Content,
         }
     }
@@ -201,6 +206,7 @@ impl Chain {
                     chain.sieve.no_overrides = becomes == MethodOverride::Drop;
                 }
                 Policy::SecurityHeaders(security) => chain.security = Some(security),
+                Policy::RateLimit(limit) => admit.push(Admit::RateLimit(limit)),
                 Policy::MaxBody(limit) => {
                     admit.push(Admit::MaxBody(limit));
                     body_limit = Some(limit);
@@ -254,6 +260,7 @@ impl Chain {
             match policy {
                 Admit::Concurrency(limit) => pass.in_flight = Some(limit.enter(pass.priority)?),
                 Admit::Addresses(addresses) => addresses.admit(arrival.named_client())?,
+                Admit::RateLimit(limit) => limit.admit(arrival, pass).await?,
                 Admit::MaxBody(limit) => limit.admit(arrival.length)?,
             }
         }
@@ -264,7 +271,7 @@ impl Chain {
     pub fn concurrency(&self) -> Option<&Concurrency> {
         self.admit.iter().find_map(|policy| match policy {
             Admit::Concurrency(limit) => Some(limit),
-            Admit::Addresses(_) | Admit::MaxBody(_) => None,
+            Admit::Addresses(_) | Admit::MaxBody(_) | Admit::RateLimit(_) => None,
         })
     }
 

@@ -44,6 +44,7 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::AddressDenied => (403, "address_denied"),
         Reject::CorsOrigin => (403, "cors_origin"),
         Reject::MethodOverride => (400, "method_override"),
+        Reject::RateLimited(_) => (429, "rate_limited"),
         Reject::NoTarget => (503, "no_healthy_target"),
         Reject::TooManyConnections => (503, "too_many_connections"),
         Reject::TooManyFromAddress => (429, "too_many_connections_from_address"),
@@ -67,7 +68,7 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
 fn grpc_code(reject: &Reject) -> Code {
     match reject {
         Reject::ExchangeTimeout => Code::DeadlineExceeded,
-        Reject::BodyTooLarge(_) => Code::ResourceExhausted,
+        Reject::BodyTooLarge(_) | Reject::RateLimited(_) => Code::ResourceExhausted,
         Reject::MethodNotAllowed(_) => Code::Unimplemented,
         _ => match code(reject).0 {
             400 | 500 => Code::Internal,
@@ -112,6 +113,9 @@ fn problem(reject: &Reject) -> Problem {
             "Method override",
             "A field asks for another method than the request's; send that method.".into(),
         ),
+        Reject::RateLimited(seconds) => {
+            ("Too many requests", format!("Too often; come again in {seconds} s.").into())
+        }
         Reject::NoTarget => {
             ("Service unavailable", "No instance of this service is able to answer now.".into())
         }
@@ -182,6 +186,14 @@ fn allow(reject: &Reject, status: u16) -> Option<String> {
     }
 }
 
+/// In how many seconds asking again may help (RFC 9110 §10.2.3).
+fn retry_after(reject: &Reject, status: u16) -> Option<u32> {
+    match reject {
+        Reject::RateLimited(seconds) => Some(*seconds),
+        _ => matches!(status, 429 | 503).then_some(1),
+    }
+}
+
 /// The answer to a stream of HTTP/2 that never became a session, and its body.
 pub fn stream_answer(reject: &Reject, id: &HeaderValue) -> (http::Response<()>, String) {
     let problem = problem(reject);
@@ -213,8 +225,8 @@ pub fn raw_answer(reject: &Reject, id: &str) -> Vec<u8> {
     if let Some(allow) = allow(reject, problem.status) {
         let _ = write!(answer, "Allow: {allow}\r\n");
     }
-    if matches!(problem.status, 429 | 503) {
-        answer.push_str("Retry-After: 1\r\n");
+    if let Some(seconds) = retry_after(reject, problem.status) {
+        let _ = write!(answer, "Retry-After: {seconds}\r\n");
     }
     answer.push_str("\r\n");
     answer.push_str(&body);
@@ -439,8 +451,8 @@ async fn send(session: &mut Session, ctx: &mut Ctx, reject: &Reject) -> Result<(
     if let Some(allow) = allow(reject, problem.status) {
         head.insert_header(header::ALLOW, allow)?;
     }
-    if matches!(problem.status, 429 | 503) {
-        head.insert_header(header::RETRY_AFTER, "1")?;
+    if let Some(seconds) = retry_after(reject, problem.status) {
+        head.insert_header(header::RETRY_AFTER, seconds)?;
     }
     super::response::answer_to(ctx, &mut head)?;
     super::response::for_browsers(session, &mut head, ctx)?;

@@ -4,6 +4,7 @@
 use super::door::Door;
 use super::reload::Reloads;
 use crate::gateway::Gateway;
+use crate::limit::store::Store;
 use crate::observe::trace::Tracing;
 use crate::upstream::discover::Resolver;
 use crate::upstream::Upstream;
@@ -49,10 +50,17 @@ impl BackgroundService for Background {
         let gateway = self.gateway.load_full();
         prepare(&gateway.upstreams, &gateway.resolver).await;
         super::acme::begin(&gateway).await;
-        ready.notify_ready();
-        let mut upkeep =
-            Upkeep { gateway: Arc::clone(&self.gateway), tasks: HashMap::new(), exporting: None };
+        let mut upkeep = Upkeep {
+            gateway: Arc::clone(&self.gateway),
+            tasks: HashMap::new(),
+            exporting: None,
+            counting: None,
+        };
         upkeep.follow(&gateway);
+        if let Some(store) = gateway.limiter.store() {
+            store.settle().await; // or the first requests would be counted here alone
+        }
+        ready.notify_ready();
         drop(gateway); // the first snapshot does not outlive its last request
         tokio::select! {
             () = self.reloads.serve(&mut upkeep) => {}
@@ -89,12 +97,16 @@ pub(super) struct Upkeep {
     /// By name; a task ends when its set is dropped.
     tasks: HashMap<Arc<str>, (Arc<Upstream>, JoinSet<()>)>,
     exporting: Option<Arc<Tracing>>,
+    /// Who counts for all gateways.
+    counting: Option<(Arc<Store>, JoinSet<()>)>,
 }
 
 impl Upkeep {
     /// From now on this snapshot's: goes on with those that are the same, ends the others' tasks, begins the new ones'.
     pub(super) fn follow(&mut self, gateway: &Gateway) {
         self.export(gateway.tracing.as_ref());
+        gateway.limiter.take_over();
+        self.count(gateway.limiter.store());
         let mut before = std::mem::take(&mut self.tasks);
         for upstream in &gateway.upstreams {
             let kept = before.remove(upstream.name()).filter(|(old, _)| Arc::ptr_eq(old, upstream));
@@ -105,6 +117,18 @@ impl Upkeep {
             });
             self.tasks.insert(Arc::clone(upstream.name()), kept);
         }
+    }
+
+    fn count(&mut self, store: Option<&Arc<Store>>) {
+        let same = |(old, _): &(Arc<Store>, JoinSet<()>)| store.is_some_and(|new| Arc::ptr_eq(old, new));
+        if self.counting.as_ref().is_some_and(same) {
+            return;
+        }
+        self.counting = store.map(|store| {
+            let mut task = JoinSet::new();
+            task.spawn(keep(Arc::clone(store)));
+            (Arc::clone(store), task)
+        });
     }
 
     fn export(&mut self, tracing: Option<&Arc<Tracing>>) {
@@ -120,6 +144,21 @@ impl Upkeep {
         if let Some(tracing) = tracing {
             // It ends by itself when nobody makes spans any more and those that wait have been sent.
             tokio::spawn(tracing.exporter.run());
+        }
+    }
+}
+
+/// Keeps a store's connection for ever.
+async fn keep(store: Arc<Store>) {
+    loop {
+        let mut task = JoinSet::new(); // ends its task when it is dropped
+        task.spawn(Arc::clone(&store).run());
+        match task.join_next().await {
+            Some(Err(e)) if e.is_panic() => {
+                error!("the connection to the store of rate limits failed and starts anew: {e}");
+                tokio::time::sleep(AFTER_PANIC).await;
+            }
+            _ => return,
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod http2;
 pub mod http2_origin;
 pub mod origin;
 pub mod raw;
+pub mod redis;
 pub mod relay;
 pub mod secure;
 pub mod tls;
@@ -30,6 +31,7 @@ pub use http2::Http2;
 pub use http2_origin::Http2Origin;
 pub use origin::{Origin, Received, Step};
 pub use raw::{Raw, Response};
+pub use redis::Redis;
 pub use secure::Secure;
 
 use std::time::{Duration, Instant};

@@ -4,6 +4,7 @@ use super::super::decode::{At, Fields, Item};
 use super::super::raw::{RawAction, RawPolicies, RawRetry, RawRewrite, RawRoute};
 use super::super::MAX_ATTEMPTS;
 use super::door::{door, only};
+use super::limit::rate_limit;
 use super::plain_path;
 use super::upstream::header_name;
 use crate::base::priority::Priority;
@@ -60,6 +61,7 @@ pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
         retry: fields.get("retry").and_then(|i| retry(&i)),
         concurrency: fields.get("concurrency").and_then(|i| super::load::route(&i)),
         priority: fields.get("priority").and_then(|i| i.parse("a class", Priority::parse)).map(|p| p.value),
+        rate_limit: fields.get("rate_limit").and_then(|i| rate_limit(&i)),
         max_body: fields.get("max_body").and_then(|i| i.parse("a size", units::size)).map(|s| s.value),
         grpc_web: fields.get("grpc_web").and_then(|i| i.flag()),
         door: door(fields),
