@@ -157,6 +157,42 @@ fn choices(c: &mut Criterion) {
     }
 }
 
+/// A request that a limit lets through, counted here: as clients come that are known, and as each is another one.
+fn rate_limits(c: &mut Criterion) {
+    const LIMITS: [(&str, &str); 2] = [
+        ("one limit", "{rate: 1_000_000_000/s, burst: 1000000000}"),
+        (
+            "two limits",
+            "[{rate: 1_000_000_000/s}, {rate: 1_000_000_000/m, per: [client_ip, \"header:x-tenant\"]}]",
+        ),
+    ];
+    let mut headers = HeaderMap::new();
+    headers.insert("x-tenant", http::HeaderValue::from_static("acme"));
+    let request = Request { method: "GET", host: "t", path: "/", query: "", headers: &headers };
+    for (name, limit) in LIMITS {
+        let yaml = format!(
+            "listeners: [{{address: '127.0.0.1:0'}}]\nroutes: [{{path: /, respond: {{status: 200}}, rate_limit: {limit}}}]"
+        );
+        let compiled =
+            config::compile("bench", &yaml, &NoSecrets).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let chain = &the_route(&compiled.gateway).rules.chain;
+        for (kind, clients) in [("known", 1_000), ("new", u32::MAX)] {
+            let mut client = 0_u32;
+            c.bench_function(&format!("limit/{name}, {kind} clients"), |b| {
+                b.iter(|| {
+                    client = client.wrapping_add(0x9E37_79B1) % clients;
+                    let mut pass = Pass::default();
+                    let client = Some(client.to_be_bytes().into());
+                    let arrival = Arrival { request, client, facts: None, length: None };
+                    let admitted = chain.admit(black_box(&arrival), &mut pass).now_or_never();
+                    assert_eq!(admitted, Some(Ok(None)));
+                    pass.answer.len()
+                });
+            });
+        }
+    }
+}
+
 fn the_route(gateway: &Gateway) -> &Route {
     let headers = http::HeaderMap::new();
     let request = Request { method: "GET", host: "t", path: "/", query: "", headers: &headers };
@@ -263,5 +299,5 @@ fn records(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, heads, paths, fields, choices, addresses, answers, records);
+criterion_group!(benches, heads, paths, fields, choices, addresses, rate_limits, answers, records);
 criterion_main!(benches);

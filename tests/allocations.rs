@@ -10,6 +10,8 @@ use portcullis::base::path::normalise;
 use portcullis::base::request::Request;
 use portcullis::config;
 use portcullis::gateway::Action;
+use portcullis::limit::gcra::Quota;
+use portcullis::limit::table::{Ask, Table};
 use portcullis::observe::access_log::{AccessLog, Format, Spec};
 use portcullis::observe::exchange::Exchange;
 use portcullis::policy::{Arrival, Pass};
@@ -118,6 +120,18 @@ fn steps(file: &std::path::Path) {
     let admit = || route.rules.chain.admit(&arrival, &mut Pass::default()).now_or_never();
     assert_eq!(admit(), Some(Ok(None)), "at once");
     assert_eq!(cost_of(admit), 0, "the policies");
+    let (table, quota) = (Table::new(1_000), Quota::new(1_000, 1, 1_000).unwrap());
+    let key = |limit| {
+        let mut maker = table.maker(limit);
+        maker.put(&[192, 0, 2, 7]);
+        maker.key()
+    };
+    let ask = |limit| Ask { key: key(limit), limit, quota: &quota, cost: 1 };
+    assert_eq!(
+        cost_of(|| table.take(&[ask(1), ask(2)], 1_000_000_000).allowed),
+        0,
+        "a client that is counted"
+    );
     let Action::Forward(split) = &route.action else { panic!("it forwards") };
     assert_eq!(cost_of(|| split.choose().select(b"", &[]).is_some()), 0, "the target");
 }
