@@ -71,7 +71,7 @@ impl Quota {
     }
 
     /// The largest debt that may be made.
-    fn full(&self) -> Debt {
+    pub fn full(&self) -> Debt {
         u128::from(self.burst) * u128::from(self.period)
     }
 

@@ -77,6 +77,10 @@ impl Set {
             Some(shared) => (shared, false),
             None => (self.base.table.take(&asks(common, keys, |limit| &limit.share), now), true),
         };
+        if shared.allowed && !here && !store.counts_ahead() {
+            // So that whoever had theirs from the store does not begin anew when it goes away.
+            self.base.table.charge(&asks(common, keys, |limit| &limit.share), now);
+        }
         if !shared.allowed {
             self.base.table.give(&own_asks, now);
         }

@@ -5,17 +5,18 @@
 //!   +----> up ------------------------------+
 //!   |       |  no answer in time, an error,  |
 //!   |       v  a broken connection           |
-//!   +---- down: nobody waits; the background connects anew, after growing pauses
+//!   +---- down: nobody waits; the background asks again, or connects anew, after growing pauses
 //! ```
 //!
 //! A request asks by one script, which the server runs as a whole: one round trip for all limits of the request, over one
 //! connection that all requests share. Where the answer does not come within the timeout, or is an error, the store is down
-//! from that moment: this request and all after it are counted here, each limit within this gateway's share of it, until a
-//! new connection has answered. That is said once in the log, and in metrics.
+//! from that moment: this request and all after it are counted here, each limit within this gateway's share of it, until it
+//! answers in time again. That is said once in the log, and in metrics.
 //!
 //! What that can cost: while all gateways are cut off they let through together what the limit is (each its share of rate and
 //! burst); with `gateways` set too low they let through more. Each change from one count to the other can let one more burst
-//! through, because neither knows what was taken by the other: `rate · t + burst · (1 + changes)` at most in a time `t`. A
+//! through, because neither knows all that was taken by the other (what a gateway gets of the store it notes in its own
+//! share too, so that it goes on from there): `rate · t + burst · (1 + changes)` at most in a time `t`. A
 //! gateway that alone is cut off has its share besides what the others count together.
 //!
 //! In a cluster all keys of one caller lie on one node (their braces say so); limits that tell callers apart by other things
@@ -40,9 +41,9 @@ use tokio::sync::Notify;
 use tokio::time::{interval, sleep, timeout, MissedTickBehavior};
 
 /// The pause before it is tried again, and what that grows to while it fails.
-const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
 /// How long it must have answered for the next pause to be the first again.
-const CALM: Duration = Duration::from_secs(10);
+const CALM: Duration = Duration::from_secs(2);
 /// How often it is asked whether it is there, when nobody asks anything else; and how long that may take.
 const BEAT: Duration = Duration::from_millis(500);
 /// How long connecting may take, with everything that belongs to it.
@@ -205,6 +206,11 @@ impl Store {
         &self.spec
     }
 
+    /// Whether counts are exchanged at intervals only.
+    pub(super) fn counts_ahead(&self) -> bool {
+        self.spec.sync.is_some()
+    }
+
     /// Whether it answers.
     pub fn is_up(&self) -> bool {
         self.link.load().is_some()
@@ -218,24 +224,40 @@ impl Store {
     /// Keeps the connection, for ever: the one background task, for a runtime with time and I/O. It may be dropped at any
     /// time and run again.
     pub async fn run(self: Arc<Self>) {
-        let mut pause = PAUSES[0];
+        let (mut pause, mut kept) = (PAUSES[0], None);
         loop {
-            let connecting = timeout(CONNECT, Link::connect(&self.spec));
-            match connecting.await.unwrap_or_else(|_| Err("no answer within a second".to_owned())) {
+            match self.answering(kept.take()).await {
                 Ok(link) => {
-                    let (link, since) = (Arc::new(link), Instant::now());
+                    let since = Instant::now();
                     self.link.store(Some(Arc::clone(&link)));
                     self.say(UP, "");
                     self.keep(&link).await;
                     if since.elapsed() > CALM {
                         pause = PAUSES[0];
                     }
+                    kept = Some(link); // it may only have been slow for a moment
                 }
                 Err(e) => self.say(DOWN, &e),
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSES[1]);
         }
+    }
+
+    /// The connection there was, or a new one, if it answers as fast as requests need it to.
+    async fn answering(&self, kept: Option<Arc<Link>>) -> Result<Arc<Link>, String> {
+        let in_time = async |link: &Link| matches!(timeout(self.spec.timeout, link.ping()).await, Ok(Ok(())));
+        if let Some(kept) = kept {
+            if in_time(&kept).await {
+                return Ok(kept);
+            }
+        }
+        let connecting = timeout(CONNECT, Link::connect(&self.spec)).await;
+        let link = connecting.unwrap_or_else(|_| Err("no answer within a second".to_owned()))?;
+        if in_time(&link).await {
+            return Ok(Arc::new(link));
+        }
+        Err(format!("it answers, but not within {:?}", self.spec.timeout))
     }
 
     /// Waits until it is known whether it is there, for as long as connecting may take.

@@ -190,6 +190,19 @@ impl Table {
         }
     }
 
+    /// Takes what was allowed elsewhere, as far as there is that much.
+    pub fn charge(&self, asks: &[Ask<'_>], now: u64) {
+        for ask in asks {
+            let mut shard = lock(&self.shards[shard_of(ask.key)]);
+            let debt = |tat| (ask.quota.debt(tat, now) + ask.quota.price(ask.cost)).min(ask.quota.full());
+            if let Some(slot) = shard.find(ask.key) {
+                slot.tat = ask.quota.tat(debt(slot.tat), now);
+            } else if self.has_room(&mut shard, &[], now) {
+                shard.put(ask.key, ask.quota.tat(debt(Tat::default()), now));
+            }
+        }
+    }
+
     /// Notes what is owed elsewhere, where that is more than what is owed here, and if there is room for it.
     pub fn raise(&self, key: Key, quota: &Quota, debt: Debt, now: u64) {
         let tat = quota.tat(debt, now);
@@ -483,5 +496,16 @@ mod tests {
         assert!(!table.take(&[unknown], SECOND).allowed);
         table.raise(key(&table, 1, 3), &quota, 0, SECOND);
         assert_eq!(table.used(), 2);
+    }
+
+    #[test]
+    fn what_was_allowed_elsewhere_is_charged_but_never_more_than_there_is() {
+        let table = Table::new(10);
+        let quota = quota(10, 1, 10);
+        let ask = Ask { key: key(&table, 1, 1), limit: 1, quota: &quota, cost: 1 };
+        (0..7).for_each(|_| table.charge(&[ask], SECOND));
+        assert_eq!((0..9).filter(|_| table.take(&[ask], SECOND).allowed).count(), 3);
+        (0..50).for_each(|_| table.charge(&[ask], SECOND));
+        assert!(table.take(&[ask], SECOND + SECOND / 10).allowed);
     }
 }
