@@ -608,7 +608,7 @@ fn a_reload_changes_the_store() {
 }
 
 /// A measurement, for `PORTCULLIS_RATE_SECONDS=60 cargo test --release --test rate_limit minute -- --nocapture`: 300 a second
-/// by three gateways, counted together, while the store is gone, and together again.
+/// by three gateways that wait 20 ms for the store (`PORTCULLIS_RATE_TIMEOUT`), counted together, while the store is gone, and together again.
 #[test]
 fn a_minute_of_three_gateways() {
     let Some(seconds) = std::env::var("PORTCULLIS_RATE_SECONDS").ok().and_then(|text| text.parse().ok())
@@ -616,10 +616,11 @@ fn a_minute_of_three_gateways() {
         return;
     };
     let mut redis = Redis::start();
+    let timeout = std::env::var("PORTCULLIS_RATE_TIMEOUT").unwrap_or_else(|_| "20ms".to_owned());
     let (rate, burst) = (300.0, 30.0);
     let three = gateways(
         3,
-        &format!("{{redis: \"{}\", gateways: 3}}", redis.url()),
+        &format!("{{redis: \"{}\", gateways: 3, timeout: {timeout}}}", redis.url()),
         "rate_limit: {rate: 300/s, burst: 30, per: route}",
     );
     let run = |what: &str, changes: f64| {

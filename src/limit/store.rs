@@ -42,6 +42,8 @@ use tokio::time::{interval, sleep, timeout, MissedTickBehavior};
 
 /// The pause before it is tried again, and what that grows to while it fails.
 const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
+/// The longest of them before a connection is asked again that was late, but is there.
+const MOMENT: Duration = Duration::from_millis(100);
 /// How long it must have answered for the next pause to be the first again.
 const CALM: Duration = Duration::from_secs(2);
 /// How often it is asked whether it is there, when nobody asks anything else; and how long that may take.
@@ -239,7 +241,7 @@ impl Store {
                 }
                 Err(e) => self.say(DOWN, &e),
             }
-            sleep(pause).await;
+            sleep(if kept.is_some() { pause.min(MOMENT) } else { pause }).await;
             pause = (pause * 2).min(PAUSES[1]);
         }
     }
