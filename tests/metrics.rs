@@ -218,7 +218,8 @@ fn what_the_dashboard_and_the_rules_ask_for_exists() {
     let (receiver, _refusing) = refusing();
     let gateway = Gateway::start(&format!(
         "{ADMIN}traces: {{endpoint: \"http://{_refusing}\"}}\nupstreams: {{app: {{targets: [\"{_refusing}\"]}}}}\n\
-         routes: [{{path: /, upstream: app}}]\n"
+         rate_limit_store: {{redis: \"redis://{_refusing}\"}}\n\
+         routes: [{{path: /, upstream: app, rate_limit: {{rate: 1000/s}}}}]\n"
     ));
     drop(receiver);
     let (_, text) = scrape(gateway.admin(), "");
