@@ -623,12 +623,13 @@ fn a_minute_of_three_gateways() {
         &format!("{{redis: \"{}\", gateways: 3, timeout: {timeout}}}", redis.url()),
         "rate_limit: {rate: 300/s, burst: 30, per: route}",
     );
-    let run = |what: &str, changes: f64| {
+    let run = |what: &str, changes: f64, apart: f64| {
         let before: f64 = three.iter().map(|g| metric(g, "portcullis_rate_limit_store_outages_total")).sum();
         let seen = hammer_while(&addresses(&three), 2, || std::thread::sleep(Duration::from_secs(seconds)));
         let outages: f64 = three.iter().map(|g| metric(g, "portcullis_rate_limit_store_outages_total")).sum();
         let (t, passed) = (seen.most.as_secs_f64(), seen.passed as f64);
-        let most = rate * t + burst * (1.0 + changes + 2.0 * (outages - before));
+        // While some count together again and others do not yet, those have their share besides.
+        let most = rate * (t + apart) + burst * (1.0 + changes + 2.0 * (outages - before));
         println!(
             "{what}: {passed} of {} in {t:.2} s, {:.2} a second, {:+.2}% of {rate}; allowed {most:.0}; outages {}",
             seen.passed + seen.refused,
@@ -639,9 +640,9 @@ fn a_minute_of_three_gateways() {
         assert!(passed <= most + 1.0, "{seen:?}");
     };
     three.iter().for_each(|gateway| until("it is there", || is_up(gateway)));
-    run("together", 0.0);
+    run("together", 0.0, 0.0);
     redis.stop();
-    run("without the store", 1.0);
+    run("without the store", 1.0, 0.0);
     redis.restart();
-    run("with the store again", 1.0);
+    run("with the store again", 1.0, 1.0);
 }
