@@ -4,31 +4,38 @@
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const HOUSE: [(&str, &[&str]); 14] = [
+const HOUSE: [(&str, &[&str]); 15] = [
     ("base", &[]),
     ("tls", &["base"]),
     ("wire", &["base", "tls"]),
     ("error", &["base", "wire"]),
     ("observe", &["base"]),
     ("router", &["base", "error"]),
-    ("policy", &["base", "wire", "error"]),
+    ("auth", &["base", "tls", "wire", "error"]),
+    ("policy", &["base", "wire", "error", "auth"]),
     ("upstream", &["base", "tls", "wire", "error", "observe"]),
-    ("gateway", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream"]),
-    ("config", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
-    ("proxy", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
+    ("gateway", &["base", "tls", "wire", "error", "observe", "router", "auth", "policy", "upstream"]),
+    (
+        "config",
+        &["base", "tls", "wire", "error", "observe", "router", "auth", "policy", "upstream", "gateway"],
+    ),
+    (
+        "proxy",
+        &["base", "tls", "wire", "error", "observe", "router", "auth", "policy", "upstream", "gateway"],
+    ),
     ("admin", &["base", "tls", "observe", "upstream", "gateway"]),
     (
         "server",
         &[
-            "base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config",
-            "proxy", "admin",
+            "base", "tls", "wire", "error", "observe", "router", "auth", "policy", "upstream", "gateway",
+            "config", "proxy", "admin",
         ],
     ),
     (
         "cli",
         &[
-            "base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config",
-            "proxy", "admin", "server",
+            "base", "tls", "wire", "error", "observe", "router", "auth", "policy", "upstream", "gateway",
+            "config", "proxy", "admin", "server",
         ],
     ),
 ];

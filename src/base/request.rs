@@ -13,11 +13,29 @@ pub trait Headers: Sync {
     /// A field may come on several lines (RFC 9110, section 5.3); each line is one value here, not split at
     /// commas.
     fn any(&self, name: &HeaderName, pred: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+
+    /// The value of a field that may stand once, if it stands there.
+    ///
+    /// # Errors
+    /// That it stands there on several lines: whoever has to choose one of them would be lied to.
+    fn only(&self, name: &HeaderName) -> Result<Option<&[u8]>, Several>;
 }
+
+/// A field stands on several lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Several;
 
 impl Headers for HeaderMap {
     fn any(&self, name: &HeaderName, pred: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.get_all(name).iter().any(|value| pred(value.as_bytes()))
+    }
+
+    fn only(&self, name: &HeaderName) -> Result<Option<&[u8]>, Several> {
+        let mut values = self.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (_, Some(_)) => Err(Several),
+            (first, None) => Ok(first.map(|value| value.as_bytes())),
+        }
     }
 }
 
@@ -51,5 +69,9 @@ mod tests {
         assert!(Headers::any(&headers, &name, &mut |v| v == b"two"));
         assert!(!Headers::any(&headers, &name, &mut |v| v == b"one, two"));
         assert!(!Headers::any(&headers, &HeaderName::from_static("x-other"), &mut |_| true));
+        assert_eq!(headers.only(&name), Err(Several));
+        assert_eq!(headers.only(&HeaderName::from_static("x-other")), Ok(None));
+        headers.insert(&name, HeaderValue::from_static("one"));
+        assert_eq!(headers.only(&name), Ok(Some(&b"one"[..])));
     }
 }

@@ -9,6 +9,7 @@
 //! ([`Pass`]). They have no way to be skipped, because a policy that cannot be built is a configuration error. One that has
 //! to ask somebody else waits for that; all others decide at once.
 
+pub mod auth;
 pub mod concurrency;
 pub mod headers;
 pub mod max_body;
@@ -16,10 +17,12 @@ pub mod redirect;
 pub mod respond;
 pub mod rewrite;
 
+use crate::auth::Identity;
 use crate::base::priority::Priority;
 use crate::base::request::Request;
 use crate::error::Reject;
 use crate::wire::facts::Facts;
+use auth::Auth;
 use bytes::Bytes;
 use concurrency::{Concurrency, InFlight};
 use headers::HeaderEdits;
@@ -27,6 +30,7 @@ use http::{HeaderName, HeaderValue};
 use max_body::MaxBody;
 use rewrite::Rewrite;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What the gateway itself adds to each response; a route may edit these as any other field.
 pub const OWN_FIELDS: [HeaderName; 2] =
@@ -37,6 +41,8 @@ pub const OWN_FIELDS: [HeaderName; 2] =
 pub enum Policy {
     /// How many requests may be in flight.
     Concurrency(Concurrency),
+    /// Who may come in.
+    Auth(Arc<Auth>),
     /// The largest request body.
     MaxBody(MaxBody),
     /// Changes of path or host before forwarding.
@@ -71,6 +77,12 @@ pub struct Pass {
     pub priority: Priority,
     /// It counts as in flight.
     pub in_flight: Option<InFlight>,
+    /// Who asks, if a route has wanted to know, even where they may not.
+    pub identity: Option<Identity>,
+    /// The query that goes on in the place of the one received.
+    pub query: Option<String>,
+    /// Why the answer that admission gives is a refusal.
+    pub refused: Option<Reject>,
 }
 
 /// A change of a message's fields that depends on the request.
@@ -112,6 +124,7 @@ pub struct Chain {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Admit {
     Concurrency(Concurrency),
+    Auth(Arc<Auth>),
     MaxBody(MaxBody),
 }
 
@@ -129,7 +142,6 @@ enum Place {
     #[expect(dead_code, reason = "limits by address, field and route come here")]
     LimitAddress,
     /// Who it is, and whether they may do this.
-    #[expect(dead_code, reason = "auth comes here")]
     Identity,
     /// How often they.
     #[expect(dead_code, reason = "limits by consumer come here")]
@@ -144,6 +156,7 @@ impl Admit {
     fn place(&self) -> Place {
         match self {
             Admit::Concurrency(_) => Place::Load,
+            Admit::Auth(_) => Place::Identity,
             Admit::MaxBody(_) => Place::Content,
         }
     }
@@ -167,6 +180,7 @@ impl Chain {
         for policy in policies {
             match policy {
                 Policy::Concurrency(limit) => admit.push(Admit::Concurrency(limit)),
+                Policy::Auth(auth) => admit.push(Admit::Auth(auth)),
                 Policy::MaxBody(limit) => {
                     admit.push(Admit::MaxBody(limit));
                     body_limit = Some(limit);
@@ -201,6 +215,11 @@ impl Chain {
         for policy in &self.admit {
             match policy {
                 Admit::Concurrency(limit) => pass.in_flight = Some(limit.enter(pass.priority)?),
+                Admit::Auth(auth) => {
+                    if let Some(reply) = auth.admit(arrival, pass).await? {
+                        return Ok(Some(reply));
+                    }
+                }
                 Admit::MaxBody(limit) => limit.admit(arrival.length)?,
             }
         }
@@ -211,8 +230,17 @@ impl Chain {
     pub fn concurrency(&self) -> Option<&Concurrency> {
         self.admit.iter().find_map(|policy| match policy {
             Admit::Concurrency(limit) => Some(limit),
-            Admit::MaxBody(_) => None,
+            Admit::Auth(_) | Admit::MaxBody(_) => None,
         })
+    }
+
+    /// Fields of the client's that were for the gateway alone.
+    pub fn dropped(&self) -> &[HeaderName] {
+        let mut lists = self.admit.iter().filter_map(|policy| match policy {
+            Admit::Auth(auth) => Some(auth.dropped()),
+            Admit::Concurrency(_) | Admit::MaxBody(_) => None,
+        });
+        lists.next().unwrap_or_default()
     }
 
     /// The limit to hold a streamed body to.

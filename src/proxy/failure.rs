@@ -41,6 +41,11 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::ProxyHeader => (400, "proxy_header"),
         Reject::NoRoute => (404, "no_route"),
         Reject::MethodNotAllowed(_) => (405, "method_not_allowed"),
+        Reject::Unauthenticated(e) => (e.status(), e.reason()),
+        Reject::Forbidden(e) => (403, e.reason()),
+        Reject::ForwardRefused => (403, "auth_forward_refused"),
+        Reject::PasswordsBusy => (503, "auth_busy"),
+        Reject::AuthUnavailable => (503, "auth_unavailable"),
         Reject::NoTarget => (503, "no_healthy_target"),
         Reject::TooManyConnections => (503, "too_many_connections"),
         Reject::TooManyFromAddress => (429, "too_many_connections_from_address"),
@@ -102,6 +107,13 @@ fn problem(reject: &Reject) -> Problem {
         Reject::NoRoute => ("Service not found", "No service is configured for this host and path.".into()),
         Reject::MethodNotAllowed(allow) => {
             ("Method not allowed", format!("Allowed here: {}.", allow.join(", ")).into())
+        }
+        Reject::Unauthenticated(e) => ("Not authenticated", e.detail().into()),
+        Reject::Forbidden(e) => ("Not allowed", e.detail().into()),
+        Reject::ForwardRefused => ("Not allowed", "You may not come in.".into()),
+        Reject::PasswordsBusy => ("Gateway busy", "Too many passwords are being verified.".into()),
+        Reject::AuthUnavailable => {
+            ("Service unavailable", "Whether you may come in cannot be found out now.".into())
         }
         Reject::NoTarget => {
             ("Service unavailable", "No instance of this service is able to answer now.".into())

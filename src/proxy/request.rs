@@ -59,6 +59,7 @@ pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Optio
         (ctx.web, ctx.grpc) = (None, false); // the upstream's affair
     }
     if let Some(reply) = admit(session.req_header(), client(session), ctx).await? {
+        ctx.reject = ctx.pass.refused.clone();
         return Ok(Some(Answer::of(reply)));
     }
     let route = ctx.gateway.route(id);
@@ -66,6 +67,7 @@ pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Optio
         Action::Redirect(redirect) => {
             let request = session.req_header();
             let (path, query) = target(request);
+            let query = ctx.pass.query.as_deref().unwrap_or(query);
             let answer = Answer::redirect(redirect, bare_port(&host_as_sent(request)), path, query);
             return answer.ok_or(Reject::Malformed).map(Some);
         }
