@@ -2,6 +2,7 @@
 
 use super::certificate::CertificateName;
 use super::password::PasswordHash;
+use crate::base::priority::Priority;
 use crate::tls::clients::ClientCert;
 use http::HeaderValue;
 use rustc_hash::FxHashMap;
@@ -18,24 +19,12 @@ pub struct Consumer {
     pub groups: Box<[Box<str>]>,
     /// The rate plan that limits by consumer go by; none: that of everybody.
     pub rate_plan: Option<Box<str>>,
-    /// Who is turned away first when there is too much to do.
-    pub priority: Priority,
+    /// Their class; none: that of the route.
+    pub priority: Option<Priority>,
     /// The name as upstreams are told it.
     pub name_field: HeaderValue,
     /// The groups likewise, between commas; none: they have none.
     pub groups_field: Option<HeaderValue>,
-}
-
-/// Who is turned away first when there is too much to do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
-    /// Before others.
-    Low,
-    /// As who is not known.
-    #[default]
-    Normal,
-    /// After others.
-    High,
 }
 
 impl Consumer {
@@ -47,7 +36,7 @@ impl Consumer {
             name: name.into(),
             groups: groups.iter().map(|group| group.as_str().into()).collect(),
             rate_plan: None,
-            priority: Priority::default(),
+            priority: None,
             name_field: field(name).unwrap_or_else(|| HeaderValue::from_static("")),
             groups_field: if groups.is_empty() { None } else { field(&groups.join(",")) },
         }

@@ -1,5 +1,7 @@
 //! [`Raw`] to [`Gateway`]: total and pure, with all defaults in one place each.
 
+mod auth;
+
 use super::check::matching;
 use super::decode::At;
 use super::raw::{
@@ -7,6 +9,7 @@ use super::raw::{
     RawProtocol, RawRewrite, RawRoute, RawTls, RawUpstream, RawUpstreamTls, UpstreamUrl, Whereabouts,
 };
 use crate::base::client::TrustedProxies;
+use crate::error::ConfigError;
 use crate::gateway::{
     Action, Gateway, Limits, Listener, Protocols, Retry, Route, Rules, Settings, Split, Timing,
 };
@@ -45,6 +48,8 @@ pub struct Compiled {
     pub settings: Settings,
     /// How many routes there are.
     pub routes: usize,
+    /// What is not wrong, but perhaps not meant.
+    pub warnings: Vec<ConfigError>,
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,7 +58,7 @@ const DEFAULT_RETRY: Retry = Retry { attempts: 2, connect: true, reset: true };
 
 /// Builds everything; an upstream that runs and stays as it is configured is the same one with its state, and what is
 /// counted for a route goes on under its name. What `check` found wrong may be left out: nothing of the result is used then.
-pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
+pub(super) fn compile(mut raw: Raw, before: Option<&Gateway>) -> Compiled {
     let running = before.map_or(&[][..], |before| &before.upstreams);
     let running = running.iter().map(|upstream| (&**upstream.name(), upstream)).collect();
     let mut upstreams = Upstreams { running, ..Upstreams::default() };
@@ -64,6 +69,7 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         upstreams.add(spec(upstream));
     }
     let timing = timing(&raw);
+    let mut guards = auth::Guards::new(std::mem::take(&mut raw.consumers), before);
     let mut names = HashMap::new();
     let mut shared = Shared::default();
     let count = raw.routes.len();
@@ -78,7 +84,7 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
             let old = counted.get(name.as_str()).copied();
             let stats = old.map_or_else(|| Arc::new(RouteStats::new(&name)), |old| Arc::clone(&old.stats));
             let policies = route.policies.clone().or(&raw.defaults);
-            let chain = chain(&policies, route.rewrite.map(|r| r.value), &matching.path, old);
+            let chain = chain(&policies, route.rewrite.map(|r| r.value), &matching.path, old, &mut guards);
             let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
             let retry = policies.retry.map_or(DEFAULT_RETRY, |r| Retry {
                 attempts: r.attempts,
@@ -97,6 +103,8 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
     let mut wants = Wants::after(before.map_or(&[][..], |before| &before.wanted));
     let listeners = listeners(raw.listeners, &ticket_keys, &mut wants, before);
     let wanted = wants.all();
+    let auth::Guards { passwords, services, parameters, .. } = guards;
+    raw.access_log.mask.extend(parameters);
     let gateway = Gateway {
         listeners,
         folders: folders(&wanted),
@@ -107,6 +115,8 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         limits: limits(&raw.limits),
         upstreams: upstreams.all,
         resolver: Arc::new(Resolver::new(raw.resolver)),
+        passwords,
+        services: services.into(),
         access_log: AccessLog::new(raw.access_log),
         tracing: raw.traces.map(|(spec, sample)| {
             let same =
@@ -119,7 +129,7 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         timing,
         generation: 0,
     };
-    Compiled { gateway, settings, routes: count }
+    Compiled { gateway, settings, routes: count, warnings: Vec::new() }
 }
 
 /// The listeners; each with what it has in common with the one before it on the same address.
@@ -396,6 +406,7 @@ impl RawPolicies {
             concurrency: self.concurrency.or(defaults.concurrency),
             priority: self.priority.or(defaults.priority),
             grpc_web: self.grpc_web.or_else(|| defaults.grpc_web.clone()),
+            auth: self.auth.or_else(|| defaults.auth.clone()),
         }
     }
 }
@@ -425,10 +436,12 @@ fn chain(
     rewrite: Option<RawRewrite>,
     path: &PathMatch,
     old: Option<&Route>,
+    guards: &mut auth::Guards<'_>,
 ) -> Chain {
     let mut chain = Vec::new();
     let before = old.and_then(|old| old.rules.chain.concurrency());
     chain.extend(policies.concurrency.map(|max| Policy::Concurrency(Concurrency::new(max, before))));
+    chain.extend(policies.auth.as_ref().and_then(|auth| guards.policy(auth)));
     chain.extend(policies.max_body.map(|bytes| Policy::MaxBody(MaxBody(bytes))));
     chain.extend(rewrite.map(|raw| Policy::Rewrite(self::rewrite(raw, path))));
     chain.extend(policies.request_headers.clone().map(Policy::RequestHeaders));

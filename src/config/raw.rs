@@ -1,5 +1,7 @@
 //! The file as the user wrote it: every value typed and placed, nothing yet compared with anything else.
 
+pub mod auth;
+
 use super::decode::{suggest, At, Place};
 use crate::base::priority::Priority;
 use crate::base::units;
@@ -56,6 +58,8 @@ pub struct Raw {
     pub limits: RawLimits,
     /// `upstreams`.
     pub upstreams: Vec<RawUpstream>,
+    /// `consumers`.
+    pub consumers: Vec<auth::RawConsumer>,
     /// `defaults`.
     pub defaults: RawPolicies,
     /// `routes`.
@@ -328,6 +332,7 @@ pub struct RawPolicies {
     pub concurrency: Option<usize>,
     pub priority: Option<Priority>,
     pub grpc_web: Option<At<bool>>,
+    pub auth: Option<auth::RawAuth>,
 }
 
 /// `retry`.

@@ -140,6 +140,8 @@ impl Auth {
             Err(other) => return Err(other),
         };
         let allowed = self.needs.check(&identity);
+        let class = identity.consumer.as_ref().and_then(|consumer| consumer.priority);
+        pass.priority = class.unwrap_or(pass.priority);
         pass.identity = Some(identity);
         allowed.map_err(Reject::Forbidden)?;
         self.clear(arrival, pass);

@@ -61,6 +61,7 @@ pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
         priority: fields.get("priority").and_then(|i| i.parse("a class", Priority::parse)).map(|p| p.value),
         max_body: fields.get("max_body").and_then(|i| i.parse("a size", units::size)).map(|s| s.value),
         grpc_web: fields.get("grpc_web").and_then(|i| i.flag()),
+        auth: fields.get("auth").and_then(|i| super::auth::auth(&i)),
     }
 }
 
