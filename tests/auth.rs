@@ -729,7 +729,7 @@ fn check_warns_of_what_may_not_be_meant() {
     let (_, lines) = check(&format!("{}{}routes:\n{methods}", kit::gateway::LISTEN, consumers()));
     assert!(
         lines[0].ends_with(
-            "routes[1].path: this route lets everybody in, beside or within routes[0] with `auth` on line 11; write `auth: none` if it is meant"
+            "routes[1].path: this route lets everybody in, beside or within routes[0] with `auth` on line 10; write `auth: none` if it is meant"
         ),
         "{lines:?}"
     );
