@@ -495,6 +495,21 @@ fn defaults_count_for_each_route_that_does_not_undo_them() {
     assert_eq!(check(&format!("{}{yaml}", kit::gateway::LISTEN)), (0, vec![]));
 }
 
+#[test]
+fn the_formats_of_ncsa_have_the_consumer_in_the_place_of_the_user() {
+    let origin = echo();
+    for format in ["common", "combined"] {
+        let yaml = yaml(GUARDED, &origin).replace("access.log}", &format!("access.log, format: {format}}}"));
+        let gateway = Gateway::start(&yaml);
+        ask(&gateway, "/api", KEY);
+        ask(&gateway, "/api", "");
+        let lines = || std::fs::read_to_string(gateway.folder.path().join("access.log")).unwrap_or_default();
+        until("two lines", || lines().matches('\n').count() == 2);
+        let (known, unknown) = (lines().contains("127.0.0.1 - app ["), lines().contains("127.0.0.1 - - ["));
+        assert!(known && unknown, "{}", lines());
+    }
+}
+
 // ---- a service that is asked ----
 
 /// Before the origin, with this service asked; more keys of it.
