@@ -160,6 +160,14 @@ fn each_refusal_has_its_reason_in_the_answer_the_log_and_the_metrics() {
             "auth_ambiguous",
             "",
         ),
+        // Not even beside one that is good: it is not known which the client means.
+        (
+            "/",
+            &["X-Api-Key: x\r\nX-Api-Key: y\r\n", &basic("ali:open sesame")].concat(),
+            400,
+            "auth_ambiguous",
+            "",
+        ),
         ("/mobile", "X-Api-Key: batch-key\r\n", 403, "auth_group", "batch"),
         ("/mobile", "X-Api-Key: app-key\r\n", 200, "", "app"),
         ("/", "X-Api-Key: new-key\r\n", 200, "", "app"),
@@ -187,7 +195,7 @@ fn each_refusal_has_its_reason_in_the_answer_the_log_and_the_metrics() {
     }
     let metrics = page(&gateway, "/metrics");
     for (route, reason, count) in
-        [("/", "auth_missing", 2), ("/", "auth_ambiguous", 5), ("/mobile", "auth_group", 1)]
+        [("/", "auth_missing", 2), ("/", "auth_ambiguous", 6), ("/mobile", "auth_group", 1)]
     {
         let line = format!("portcullis_rejected_total{{route=\"{route}\",reason=\"{reason}\"}} {count}");
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
