@@ -51,7 +51,7 @@ const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Whom to ask, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Spec {
     /// What to GET.
     pub url: Uri,
@@ -63,6 +63,13 @@ pub struct Spec {
     pub response_headers: Box<[HeaderName]>,
     /// Who may vouch for it; none: the system's authorities.
     pub authorities: Option<Vec<CertificateDer<'static>>>,
+}
+
+/// Not the query of its URL, which may be a secret.
+impl fmt::Debug for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spec").field("path", &self.url.path()).finish_non_exhaustive()
+    }
 }
 
 /// Reads the URL of a service.
@@ -106,6 +113,8 @@ pub struct Unavailable;
 pub struct Service {
     spec: Spec,
     host: HeaderValue,
+    /// Its URL without the query, which may be a secret.
+    shown: Box<str>,
     client: Client<Connector, Empty<Bytes>>,
     failing: AtomicBool,
 }
@@ -119,7 +128,9 @@ impl Service {
         let connector = Connector::new(spec.authorities.clone());
         let host = spec.url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
-        Service { client: client.build(connector), host, failing: AtomicBool::new(false), spec }
+        let (url, place) = (&spec.url, spec.url.authority().map_or("", |authority| authority.as_str()));
+        let shown = format!("{}://{place}{}", url.scheme_str().unwrap_or_default(), url.path()).into();
+        Service { client: client.build(connector), host, shown, failing: AtomicBool::new(false), spec }
     }
 
     /// How it is configured.
@@ -146,13 +157,13 @@ impl Service {
         match answered {
             Ok(verdict) => {
                 if self.failing.swap(false, Ordering::Relaxed) {
-                    log::info!("forward: {} answers again", self.spec.url);
+                    log::info!("forward: {} answers again", self.shown);
                 }
                 Ok(verdict)
             }
             Err(why) => {
                 if !self.failing.swap(true, Ordering::Relaxed) {
-                    log::warn!("forward: {} lets nobody in: {why}", self.spec.url);
+                    log::warn!("forward: {} lets nobody in: {why}", self.shown);
                 }
                 Err(Unavailable)
             }
@@ -235,7 +246,7 @@ impl Eq for Service {}
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Service").field(&self.spec.url).finish()
+        f.debug_tuple("Service").field(&self.shown).finish()
     }
 }
 

@@ -21,7 +21,8 @@ pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
             guarded.add(&matching(route), (route, &known.place));
         }
     }
-    for route in raw.routes.iter().filter(|route| route.policies.auth.is_none()) {
+    let open = |route: &&RawRoute| route.policies.auth.is_none() && !guarded.own.is_empty();
+    for route in raw.routes.iter().filter(open) {
         let Some((other, place)) = guarded.meets(&matching(route)) else { continue };
         let name = other.name.as_ref().map(|name| format!(" {:?}", name.shown())).unwrap_or_default();
         let at = route.path.as_ref().map_or(&route.place, |path| &path.place);
