@@ -8,8 +8,9 @@ use criterion::{
     criterion_group, criterion_main, BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput,
 };
 use futures_util::FutureExt;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
+use portcullis::auth::api_key::new_key;
 use portcullis::base::addresses::{self, AddressSet};
 use portcullis::base::path::normalise;
 use portcullis::base::request::Request;
@@ -193,6 +194,43 @@ fn rate_limits(c: &mut Criterion) {
     }
 }
 
+/// Who asks, among a thousand with keys: a key that is good, one that nobody has, and none.
+fn identities(c: &mut Criterion) {
+    let consumer = |number: usize| {
+        let made = new_key().unwrap_or_else(|e| panic!("{e}"));
+        let entry =
+            format!("  c{number}: {{groups: [external, g{number}], api_keys: [\"{}\"]}}\n", made.hash);
+        (made.key, entry)
+    };
+    let (keys, entries): (Vec<_>, Vec<_>) = (0..1000).map(consumer).unzip();
+    let yaml = format!(
+        "listeners: [{{address: '127.0.0.1:0'}}]\nconsumers:\n{}routes: [{{respond: {{}}, auth: {{any: [api_key], groups: [external]}}}}]\n",
+        entries.concat()
+    );
+    let compiled = config::compile("bench", &yaml, &NoSecrets).unwrap_or_else(|errors| panic!("{errors:?}"));
+    let route = the_route(&compiled.gateway);
+    for (name, key) in
+        [("known", Some(keys[500].as_str())), ("unknown", Some("pck_nobody's")), ("none", None)]
+    {
+        let mut headers = HeaderMap::new();
+        headers.extend(
+            key.and_then(|key| key.parse().ok()).map(|key| (HeaderName::from_static("x-api-key"), key)),
+        );
+        for field in ["user-agent", "accept", "accept-encoding", "cookie"] {
+            headers.insert(field, HeaderValue::from_static("as a browser has it"));
+        }
+        let request = Request { method: "GET", host: "t", path: "/", query: "page=2", headers: &headers };
+        let arrival = Arrival { request, client: None, facts: None, length: None };
+        c.bench_function(&format!("auth/api key, {name}"), |b| {
+            b.iter(|| {
+                let mut pass = Pass::default();
+                let admitted = route.rules.chain.admit(black_box(&arrival), &mut pass).now_or_never();
+                admitted.map(|admitted| admitted.is_ok())
+            });
+        });
+    }
+}
+
 fn the_route(gateway: &Gateway) -> &Route {
     let headers = http::HeaderMap::new();
     let request = Request { method: "GET", host: "t", path: "/", query: "", headers: &headers };
@@ -299,5 +337,16 @@ fn records(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, heads, paths, fields, choices, addresses, rate_limits, answers, records);
+criterion_group!(
+    benches,
+    heads,
+    paths,
+    fields,
+    choices,
+    addresses,
+    rate_limits,
+    identities,
+    answers,
+    records
+);
 criterion_main!(benches);

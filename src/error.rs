@@ -1,5 +1,9 @@
 //! The two kinds of failure: [`ConfigError`] speaks to the operator, [`Reject`] to the client.
 
+mod denial;
+
+pub use denial::{Denial, Lack};
+
 use crate::base::path::PathError;
 use crate::wire::head::HeadError;
 use std::fmt;
@@ -71,6 +75,16 @@ pub enum Reject {
     MethodOverride,
     /// The client has come too often; in so many seconds it may come again.
     RateLimited(u32),
+    /// It is not known who asks.
+    Unauthenticated(Denial),
+    /// It is known who asks, and they may not.
+    Forbidden(Lack),
+    /// The service that `forward` asks has turned them away, in its own words.
+    ForwardRefused,
+    /// Too many passwords wait to be verified.
+    PasswordsBusy,
+    /// The service that `forward` asks cannot be asked, so that nobody is let in.
+    AuthUnavailable,
     /// No target of the upstream passes its checks, or none is known yet.
     NoTarget,
     /// The connection limit of the whole gateway is reached.

@@ -1,5 +1,7 @@
 //! The compiled configuration: one immutable snapshot that a request sees from its first byte to its log line.
 
+use crate::auth::forward::Service;
+use crate::auth::password::Passwords;
 use crate::base::client::TrustedProxies;
 use crate::base::priority::Priority;
 use crate::limit::Limiter;
@@ -47,6 +49,10 @@ pub struct Gateway {
     pub folders: Box<[Arc<Folder>]>,
     /// What seals TLS sessions; the same for all configurations of the process.
     pub ticket_keys: Arc<TicketKeys>,
+    /// Verifies passwords; the same for all configurations of the process.
+    pub passwords: Arc<Passwords>,
+    /// The services that are asked who may come in, each once.
+    pub services: Box<[Arc<Service>]>,
     /// Where requests are written down.
     pub access_log: AccessLog,
     /// Where spans go, if any are recorded.

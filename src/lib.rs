@@ -4,7 +4,7 @@
 //!
 //! 1. [`base`]: pure values; [`wire`]: bytes on a connection to checked heads and delimited bodies; [`error`].
 //!    [`tls`]: certificates, and who must show one. [`limit`]: how often, counted here or with other gateways.
-//! 2. [`observe`]: what is known of requests afterwards. [`router`]: which route; [`policy`]: what it does besides; [`upstream`]: who can serve it.
+//! 2. [`observe`]: what is known of requests afterwards. [`router`]: which route; [`auth`]: who asks; [`policy`]: what it does besides; [`upstream`]: who can serve it.
 //! 3. [`gateway`]: these compiled into one immutable snapshot; [`config`]: from a YAML file to that snapshot.
 //! 4. [`proxy`]: a request's way through the snapshot, on Pingora's engine.
 //! 5. [`admin`]: what an operator sees of it. [`server`]: the process, how it is changed while it serves, and how it leaves; [`cli`]: its commands.
@@ -18,6 +18,7 @@
 #![warn(clippy::print_stdout)]
 
 pub mod admin;
+pub mod auth;
 pub mod base;
 pub mod cli;
 pub mod config;

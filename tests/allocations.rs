@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use futures_util::FutureExt;
 use portcullis::base::path::normalise;
 use portcullis::base::request::Request;
-use portcullis::config;
+use portcullis::config::{self, load::System};
 use portcullis::gateway::Action;
 use portcullis::limit::gcra::Quota;
 use portcullis::limit::table::{Ask, Table};
@@ -134,6 +134,29 @@ fn steps(file: &std::path::Path) {
     );
     let Action::Forward(split) = &route.action else { panic!("it forwards") };
     assert_eq!(cost_of(|| split.choose().select(b"", &[]).is_some()), 0, "the target");
+    known_key();
+}
+
+/// Who has a key is known without asking for memory: the key is hashed, and the consumer there already.
+fn known_key() {
+    let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"; // of "secret"
+    let yaml = format!(
+        "listeners: [{{address: \"127.0.0.1:0\"}}]\nconsumers: {{a: {{groups: [g], api_keys: [{{hash: \"sha256:{hash}\", expires: 2099-01-01}}]}}}}\n\
+         routes: [{{respond: {{}}, auth: {{any: [{{api_key: {{header: x-api-key, query: k}}}}], groups: [g]}}}}]\n"
+    );
+    let gateway = config::compile("p.yaml", &yaml, &System).unwrap_or_else(|e| panic!("{e:?}")).gateway;
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-api-key", http::HeaderValue::from_static("secret"));
+    let request = Request { method: "GET", host: "t", path: "/", query: "page=2", headers: &headers };
+    let Outcome::Found(id) = gateway.router.find(&request) else { panic!("a route") };
+    let arrival = Arrival { request, client: None, facts: None, length: None };
+    let admit = || {
+        let mut pass = Pass::default();
+        let admitted = gateway.route(id).rules.chain.admit(&arrival, &mut pass).now_or_never();
+        (admitted, pass.identity.is_some_and(|identity| identity.name() == "a"))
+    };
+    assert_eq!(admit(), (Some(Ok(None)), true));
+    assert_eq!(cost_of(admit), 0, "who has a key");
 }
 
 fn ask(client: &mut TcpStream) {

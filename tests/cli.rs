@@ -66,6 +66,7 @@ fn help_says_what_a_newcomer_needs() {
                 "${file:PATH}",
             ],
         ),
+        (&["key", "--help"], &["new", "hash", "Example:"]),
         (&["demo", "--help"], &["--listen", "127.0.0.1:8080", "Ctrl-C", "curl"]),
     ] {
         let (code, out, err) = here(arguments);
@@ -207,6 +208,65 @@ fn an_address_that_cannot_be_had_ends_the_start_at_once() {
     }
     drop(taken);
     assert!(socket.exists(), "another's socket is left alone");
+}
+
+// ---- credentials ----
+
+/// What is printed is a piece of a file that lets in who has the key.
+#[test]
+fn a_new_key_is_one_for_the_file_that_is_printed_with_it() {
+    for more in [&[][..], &["--expires", "2099-01-01"], &["--expires", "2099-01-01T12:00:00+02:00"]] {
+        let (code, out, err) = here(&[&["key", "new", "mobile-app"], more].concat());
+        assert_eq!((code, err.as_str()), (0, ""));
+        let key = out.lines().find(|line| line.starts_with("pck_")).unwrap();
+        assert_eq!((key.len(), out.matches(key).count()), (47, 1), "{out}");
+        let file: String = out.lines().filter(|line| *line != key).map(|line| format!("{line}\n")).collect();
+        let gateway =
+            Gateway::start(&format!("{file}routes: [{{respond: {{body: inside}}, auth: api_key}}]\n"));
+        let ask = |key: &str| {
+            let request = format!("GET / HTTP/1.1\r\nHost: t\r\nX-Api-Key: {key}\r\n\r\n");
+            Raw::connect(gateway.address()).send(request).response()
+        };
+        assert_eq!(ask(key).text(), "inside");
+        assert_eq!(ask(&key[..46]).status, 401);
+        let (_, other, _) = here(&["key", "new", "mobile-app"]);
+        assert!(!other.contains(key), "each is another one");
+    }
+}
+
+#[test]
+fn a_key_for_nobody_is_wrong_usage() {
+    for arguments in [
+        &["key"][..],
+        &["key", "new"],
+        &["key", "new", "two words"],
+        &["key", "new", "a", "--expires", "tomorrow"],
+        &["key", "new", "a", "b"],
+    ] {
+        let (code, out, err) = here(arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}");
+        assert!(!err.is_empty() && !err.contains("pck_"), "{err}");
+    }
+}
+
+#[test]
+fn a_hash_of_a_password_is_read_by_the_gateway_and_verified() {
+    let hashed =
+        shell(&format!("printf 'open sesame\\nmore\\n' | {} key hash", env!("CARGO_BIN_EXE_portcullis")));
+    assert!(hashed.starts_with("$argon2id$v=19$m=19456,t=2,p=1$") && hashed.lines().count() == 1, "{hashed}");
+    let gateway = Gateway::start(&format!(
+        "consumers: {{a: {{basic: {{username: ali, password: \"{}\"}}}}}}\nroutes: [{{respond: {{}}, auth: basic}}]\n",
+        hashed.trim()
+    ));
+    let status = |encoded: &str| {
+        let request = format!("GET / HTTP/1.1\r\nHost: t\r\nAuthorization: Basic {encoded}\r\n\r\n");
+        Raw::connect(gateway.address()).send(request).response().status
+    };
+    assert_eq!(status("YWxpOm9wZW4gc2VzYW1l"), 200); // ali:open sesame
+    assert_eq!(status("YWxpOm9wZW4gc2VzYW0="), 401); // ali:open sesam
+    let (code, out, err) = here(&["key", "hash"]); // nothing to read
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("standard input"), "{err}");
 }
 
 // ---- the demo ----

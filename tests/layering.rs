@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms it may use.
-const HOUSE: [(&str, &[&str]); 15] = [
+const HOUSE: [(&str, &[&str]); 16] = [
     ("base", &[]),
     ("tls", &["base"]),
     ("wire", &["base", "tls"]),
@@ -12,27 +12,37 @@ const HOUSE: [(&str, &[&str]); 15] = [
     ("observe", &["base"]),
     ("limit", &["base"]),
     ("router", &["base", "error"]),
-    ("policy", &["base", "wire", "error", "limit"]),
+    ("auth", &["base", "tls", "wire", "error"]),
+    ("policy", &["base", "wire", "error", "limit", "auth"]),
     ("upstream", &["base", "tls", "wire", "error", "observe"]),
-    ("gateway", &["base", "tls", "wire", "error", "observe", "limit", "router", "policy", "upstream"]),
+    (
+        "gateway",
+        &["base", "tls", "wire", "error", "observe", "limit", "router", "auth", "policy", "upstream"],
+    ),
     (
         "config",
-        &["base", "tls", "wire", "error", "observe", "limit", "router", "policy", "upstream", "gateway"],
+        &[
+            "base", "tls", "wire", "error", "observe", "limit", "router", "auth", "policy", "upstream",
+            "gateway",
+        ],
     ),
-    ("proxy", &["base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway"]),
+    (
+        "proxy",
+        &["base", "tls", "wire", "error", "observe", "router", "auth", "policy", "upstream", "gateway"],
+    ),
     ("admin", &["base", "tls", "observe", "limit", "upstream", "gateway"]),
     (
         "server",
         &[
-            "base", "tls", "wire", "error", "observe", "limit", "router", "policy", "upstream", "gateway",
-            "config", "proxy", "admin",
+            "base", "tls", "wire", "error", "observe", "limit", "router", "auth", "policy", "upstream",
+            "gateway", "config", "proxy", "admin",
         ],
     ),
     (
         "cli",
         &[
-            "base", "tls", "wire", "error", "observe", "router", "policy", "upstream", "gateway", "config",
-            "proxy", "admin", "server",
+            "base", "tls", "wire", "error", "observe", "router", "auth", "policy", "upstream", "gateway",
+            "config", "proxy", "admin", "server",
         ],
     ),
 ];

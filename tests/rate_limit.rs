@@ -261,6 +261,37 @@ fn a_request_may_cost_more_and_a_default_may_be_lifted() {
     assert_eq!(get(gateway.address(), "/free").field("ratelimit"), None);
 }
 
+/// A consumer's plan is in the place of what the route says, over all routes; whose key it is, is not said by the client.
+#[test]
+fn consumers_are_counted_by_name_and_by_their_plans() {
+    let hash = |key: &str| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let gateway = Gateway::start(&format!(
+        "rate_plans: {{gold: {{rate: 5/day}}}}\n\
+         consumers:\n  small: {{api_keys: [\"sha256:{}\", \"sha256:{}\"]}}\n  other: {{api_keys: [\"sha256:{}\"]}}\n  \
+         big: {{rate_plan: gold, api_keys: [\"sha256:{}\"]}}\n\
+         defaults: {{auth: api_key, rate_limit: {{rate: 2/day, per: consumer}}}}\n\
+         routes:\n  - {{path: /, respond: {{status: 200}}}}\n  - {{path: /b, respond: {{status: 200}}}}\n",
+        hash("one"), hash("two"), hash("three"), hash("four")
+    ));
+    let ask = |path: &str, key: &str| {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: t\r\nX-Api-Key: {key}\r\nX-Consumer: other\r\n\r\n");
+        exchange(gateway.address(), request)
+    };
+    assert_eq!(passed(4, || ask("/", "one")), 2);
+    assert_eq!(passed(4, || ask("/", "two")), 0, "another key of the same one");
+    assert_eq!(passed(4, || ask("/b", "one")), 2, "each route counts by itself");
+    assert_eq!(passed(4, || ask("/", "three")), 2);
+    assert_eq!(passed(3, || ask("/", "four")), 3);
+    assert_eq!(passed(4, || ask("/b", "four")), 2, "a plan is one for all routes");
+    for _ in 0..5 {
+        assert_eq!(ask("/", "nobody's").status, 401, "who is nobody takes from nobody");
+    }
+}
+
 #[test]
 fn a_reload_gives_nobody_a_fresh_start() {
     let yaml = |rate: &str| {

@@ -10,6 +10,7 @@ pub mod grpc_web;
 pub mod identity;
 pub mod path;
 pub mod priority;
+pub mod query;
 pub mod request;
 pub mod trouble;
 pub mod units;

@@ -16,7 +16,17 @@ pub trait Headers: Sync {
 
     /// True when the name of any field, in lower case, satisfies `pred`.
     fn any_name(&self, pred: &mut dyn FnMut(&str) -> bool) -> bool;
+
+    /// The value of a field that may stand once, if it stands there.
+    ///
+    /// # Errors
+    /// That it stands there on several lines: whoever has to choose one of them would be lied to.
+    fn only(&self, name: &HeaderName) -> Result<Option<&[u8]>, Several>;
 }
+
+/// A field stands on several lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Several;
 
 impl Headers for HeaderMap {
     fn any(&self, name: &HeaderName, pred: &mut dyn FnMut(&[u8]) -> bool) -> bool {
@@ -25,6 +35,14 @@ impl Headers for HeaderMap {
 
     fn any_name(&self, pred: &mut dyn FnMut(&str) -> bool) -> bool {
         self.keys().any(|name| pred(name.as_str()))
+    }
+
+    fn only(&self, name: &HeaderName) -> Result<Option<&[u8]>, Several> {
+        let mut values = self.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (_, Some(_)) => Err(Several),
+            (first, None) => Ok(first.map(|value| value.as_bytes())),
+        }
     }
 }
 
@@ -58,5 +76,9 @@ mod tests {
         assert!(Headers::any(&headers, &name, &mut |v| v == b"two"));
         assert!(!Headers::any(&headers, &name, &mut |v| v == b"one, two"));
         assert!(!Headers::any(&headers, &HeaderName::from_static("x-other"), &mut |_| true));
+        assert_eq!(headers.only(&name), Err(Several));
+        assert_eq!(headers.only(&HeaderName::from_static("x-other")), Ok(None));
+        headers.insert(&name, HeaderValue::from_static("one"));
+        assert_eq!(headers.only(&name), Ok(Some(&b"one"[..])));
     }
 }

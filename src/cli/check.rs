@@ -8,6 +8,9 @@ pub(super) fn check(named: Option<PathBuf>) -> u8 {
     let loaded = config::find(named).and_then(|path| Ok((config::load(&path)?, path)));
     match loaded {
         Ok((compiled, path)) => {
+            for warning in &compiled.warnings {
+                eprintln!("warning: {warning}");
+            }
             let routes =
                 if compiled.routes == 1 { "1 route" } else { &format!("{} routes", compiled.routes) };
             super::say(format_args!("{}: good, {routes}\n", path.display()));

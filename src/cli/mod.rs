@@ -4,6 +4,7 @@
 
 mod check;
 mod demo;
+mod key;
 mod log;
 mod operate;
 mod run;
@@ -64,11 +65,18 @@ const CHECK: &str = "\
 Example: portcullis check -c conf/reference.yaml
 
 Nothing is started and no upstream is asked; ${NAME} and ${file:PATH} are read as `run` would read them.
+What is not wrong, but perhaps not meant, is a line on standard error that begins with warning:.
 Exit codes: 0 good, 1 with every error on standard error, 3 the file cannot be read.";
 
 const DEMO: &str = "\
 It needs no file and nothing else running. It prints its configuration and six curl lines to try from another \
 terminal, and serves until Ctrl-C.";
+
+const KEY: &str = "\
+Example: portcullis key new mobile-app
+         printf '%s\\n' \"$PASSWORD\" | portcullis key hash
+
+Nothing is written to any file, and no gateway is asked.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -96,6 +104,9 @@ enum Command {
     /// Have it listen again after a drain
     #[command(after_help = OPERATE)]
     Undrain(operate::Gateway),
+    /// Make a key for a consumer, or the hash of a password
+    #[command(after_help = KEY, arg_required_else_help = true)]
+    Key(key::Options),
     /// Start embedded demo services behind a gateway on 127.0.0.1:8080
     #[command(after_help = DEMO)]
     Demo(demo::Options),
@@ -134,6 +145,7 @@ pub fn main() -> u8 {
         Command::Status(status) => status::status(&status),
         Command::Drain(gateway) => operate::ask(&gateway, control::Command::Drain),
         Command::Undrain(gateway) => operate::ask(&gateway, control::Command::Undrain),
+        Command::Key(options) => key::key(options),
         Command::Check(file) => check::check(file.config),
         Command::Demo(options) => demo::demo(&options),
     }

@@ -1,7 +1,9 @@
 //! What only shows when parts of a file are compared: names that point nowhere, two of a kind, routes that can
 //! never win.
 
+mod auth;
 mod grpc_web;
+mod overlap;
 
 use super::decode::{suggest, At, Context, Place};
 use super::raw::{
@@ -42,6 +44,8 @@ pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
     }
     grpc_web::check(raw, cx);
     shadows(&raw.routes, cx);
+    auth::check(raw, cx);
+    overlap::check(raw, cx);
 }
 
 /// What a route asks of a request.

@@ -1,5 +1,6 @@
 //! [`Raw`] to [`Gateway`]: total and pure, with all defaults in one place each.
 
+mod auth;
 mod door;
 mod limit;
 
@@ -10,6 +11,7 @@ use super::raw::{
     RawProtocol, RawRewrite, RawRoute, RawTls, RawUpstream, RawUpstreamTls, UpstreamUrl, Whereabouts,
 };
 use crate::base::client::TrustedProxies;
+use crate::error::ConfigError;
 use crate::gateway::{
     Action, Gateway, Limits, Listener, Protocols, Retry, Route, Rules, Settings, Split, Timing,
 };
@@ -49,6 +51,8 @@ pub struct Compiled {
     pub settings: Settings,
     /// How many routes there are.
     pub routes: usize,
+    /// What is not wrong, but perhaps not meant.
+    pub warnings: Vec<ConfigError>,
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -57,7 +61,7 @@ const DEFAULT_RETRY: Retry = Retry { attempts: 2, connect: true, reset: true };
 
 /// Builds everything; an upstream that runs and stays as it is configured is the same one with its state, and what is
 /// counted for a route goes on under its name. What `check` found wrong may be left out: nothing of the result is used then.
-pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
+pub(super) fn compile(mut raw: Raw, before: Option<&Gateway>) -> Compiled {
     let running = before.map_or(&[][..], |before| &before.upstreams);
     let running = running.iter().map(|upstream| (&**upstream.name(), upstream)).collect();
     let mut upstreams = Upstreams { running, ..Upstreams::default() };
@@ -68,6 +72,7 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         upstreams.add(spec(upstream));
     }
     let timing = timing(&raw);
+    let mut guards = auth::Guards::new(std::mem::take(&mut raw.consumers), before);
     let mut names = HashMap::new();
     let mut shared = Shared::default();
     let mut files = door::ListFiles::default();
@@ -88,6 +93,7 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
             let rewrite = route.rewrite.map(|r| r.value);
             let mut own = door::policies(&policies.door, &mut files);
             own.extend(limits.policies(&name, policies.rate_limit.as_deref().unwrap_or_default()));
+            own.extend(policies.auth.as_ref().and_then(|auth| guards.policy(auth)));
             let chain = chain(&policies, own, rewrite, &matching.path, old);
             let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
             let retry = policies.retry.map_or(DEFAULT_RETRY, |r| Retry {
@@ -107,6 +113,8 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
     let mut wants = Wants::after(before.map_or(&[][..], |before| &before.wanted));
     let listeners = listeners(raw.listeners, &ticket_keys, &mut wants, before);
     let wanted = wants.all();
+    let auth::Guards { passwords, services, parameters, .. } = guards;
+    raw.access_log.mask.extend(parameters);
     let gateway = Gateway {
         listeners,
         folders: folders(&wanted),
@@ -119,6 +127,8 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         limiter: limits.done(),
         upstreams: upstreams.all,
         resolver: Arc::new(Resolver::new(raw.resolver)),
+        passwords,
+        services: services.into(),
         access_log: AccessLog::new(raw.access_log),
         tracing: raw.traces.map(|(spec, sample)| {
             let same =
@@ -131,7 +141,7 @@ pub(super) fn compile(raw: Raw, before: Option<&Gateway>) -> Compiled {
         timing,
         generation: 0,
     };
-    Compiled { gateway, settings, routes: count }
+    Compiled { gateway, settings, routes: count, warnings: Vec::new() }
 }
 
 /// The listeners; each with what it has in common with the one before it on the same address.
@@ -410,6 +420,7 @@ impl RawPolicies {
             priority: self.priority.or(defaults.priority),
             grpc_web: self.grpc_web.or_else(|| defaults.grpc_web.clone()),
             door: self.door.or(&defaults.door),
+            auth: self.auth.or_else(|| defaults.auth.clone()),
         }
     }
 }

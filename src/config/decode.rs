@@ -27,6 +27,7 @@ pub struct Context<'a> {
     file: Arc<str>,
     secrets: &'a dyn Secrets,
     errors: RefCell<Vec<ConfigError>>,
+    warnings: RefCell<Vec<ConfigError>>,
     /// Errors beyond those kept.
     more: Cell<usize>,
 }
@@ -34,7 +35,8 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// A run without errors yet.
     pub fn new(file: &str, secrets: &'a dyn Secrets) -> Self {
-        Context { file: file.into(), secrets, errors: RefCell::default(), more: Cell::new(0) }
+        let (errors, warnings) = Default::default();
+        Context { file: file.into(), secrets, errors, warnings, more: Cell::new(0) }
     }
 
     /// Where the configuration file is: files that it names are looked for from here.
@@ -55,6 +57,21 @@ impl<'a> Context<'a> {
             message.push('…');
         }
         errors.push(self.error(place, message));
+    }
+
+    /// Notes what is not wrong, but perhaps not meant.
+    pub fn warn(&self, place: &Place, message: impl fmt::Display) {
+        let mut warnings = self.warnings.borrow_mut();
+        if warnings.len() < MAX_ERRORS {
+            warnings.push(self.error(place, message.to_string()));
+        }
+    }
+
+    /// What was noted so, in file order.
+    pub fn warnings(&self) -> Vec<ConfigError> {
+        let mut warnings = self.warnings.take();
+        warnings.sort();
+        warnings
     }
 
     /// All errors in file order.

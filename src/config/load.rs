@@ -74,7 +74,9 @@ pub fn load_over(path: &Path, before: Option<&Gateway>) -> Result<Compiled, Load
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         refuse((line, column), "not UTF-8; save the file in that encoding".to_owned())
     })?;
-    super::compile_over(&name, &text, &System, before).map_err(LoadError::Invalid)
+    let compiled = super::compile_over(&name, &text, &System, before).map_err(LoadError::Invalid)?;
+    compiled.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    Ok(compiled)
 }
 
 /// The environment and the file system.

@@ -14,6 +14,7 @@ pub mod yaml;
 
 pub use compile::Compiled;
 pub use load::{control_socket, find, load, load_over};
+pub use read::auth::expiry;
 
 use crate::error::ConfigError;
 use crate::gateway::Gateway;
@@ -50,7 +51,7 @@ fn compile_over(
     // Compiling is total, also over what was found wrong; but nothing of it leaves this function then.
     let compiled = compile::compile(raw, before);
     if cx.is_clean() {
-        Ok(compiled)
+        Ok(Compiled { warnings: cx.warnings(), ..compiled })
     } else {
         Err(cx.into_errors())
     }

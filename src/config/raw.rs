@@ -3,6 +3,7 @@
 mod door;
 
 pub use door::{RawAddresses, RawDoor};
+pub mod auth;
 
 use super::decode::{suggest, At, Place};
 use crate::base::priority::Priority;
@@ -65,6 +66,8 @@ pub struct Raw {
     pub rate_plans: Vec<(At<String>, Vec<limit::Spec>)>,
     /// `upstreams`.
     pub upstreams: Vec<RawUpstream>,
+    /// `consumers`.
+    pub consumers: Vec<auth::RawConsumer>,
     /// `defaults`.
     pub defaults: RawPolicies,
     /// `routes`.
@@ -339,6 +342,7 @@ pub struct RawPolicies {
     pub priority: Option<Priority>,
     pub grpc_web: Option<At<bool>>,
     pub door: RawDoor,
+    pub auth: Option<auth::RawAuth>,
 }
 
 /// `retry`.

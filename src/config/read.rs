@@ -1,6 +1,7 @@
 //! The tree to [`Raw`]: types and units, one function a section.
 
 mod acme;
+pub(super) mod auth;
 mod door;
 mod limit;
 mod listener;
@@ -71,6 +72,10 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
     if let Some(item) = fields.get("upstreams") {
         let entries = item.entries("a mapping from names to upstreams");
         raw.upstreams = entries.iter().map(|(name, item)| upstream::upstream(name, item)).collect();
+    }
+    if let Some(item) = fields.get("consumers") {
+        let entries = item.entries("a mapping from names to consumers");
+        raw.consumers = entries.iter().map(|(name, item)| auth::consumer(name, item)).collect();
     }
     if let Some(item) = fields.get("defaults") {
         if let Some(fields) = item.fields("a mapping such as {timeout: 10s}") {

@@ -242,7 +242,9 @@ impl AccessLog {
         write_u64(x.attempts as u64, out);
         out.extend_from_slice(if x.reused { b",\"reused\":true" } else { b",\"reused\":false" });
         // What is not built yet has its place.
-        out.extend_from_slice(b",\"cache\":null,\"consumer\":null,\"user_agent\":");
+        out.extend_from_slice(b",\"cache\":null,\"consumer\":");
+        text(x.consumer.as_bytes(), out);
+        out.extend_from_slice(b",\"user_agent\":");
         text(x.user_agent, out);
         out.extend_from_slice(b",\"tls\":");
         plain(x.tls.as_bytes(), out);
@@ -287,7 +289,12 @@ impl AccessLog {
             Some(client) => put(out, format_args!("{client}")),
             None => out.push(b'-'),
         }
-        out.extend_from_slice(b" - - [");
+        out.extend_from_slice(b" - ");
+        match x.consumer {
+            "" => out.push(b'-'),
+            consumer => quoted(consumer.as_bytes(), out),
+        }
+        out.extend_from_slice(b" [");
         clf_time(now, out);
         out.extend_from_slice(b"] \"");
         if x.method.is_empty() {

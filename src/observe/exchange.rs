@@ -48,6 +48,8 @@ pub struct Exchange<'a> {
     pub attempts: usize,
     /// Whether the last one went over a connection that was there.
     pub reused: bool,
+    /// Who asked, as they are called here; empty: nobody wanted to know, or nobody knows.
+    pub consumer: &'a str,
     /// What became of a call of gRPC.
     pub grpc_status: Option<u32>,
     /// `TLSv1.3`; empty where there is none.
@@ -87,6 +89,7 @@ impl Default for Exchange<'_> {
             target: "",
             attempts: 0,
             reused: false,
+            consumer: "",
             grpc_status: None,
             tls: "",
             user_agent: b"",

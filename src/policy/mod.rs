@@ -10,6 +10,7 @@
 //! to ask somebody else waits for that; all others decide at once.
 
 pub mod addresses;
+pub mod auth;
 pub mod concurrency;
 pub mod cors;
 pub mod headers;
@@ -21,11 +22,13 @@ pub mod rewrite;
 pub mod security_headers;
 pub mod sieve;
 
+use crate::auth::Identity;
 use crate::base::priority::Priority;
 use crate::base::request::{Headers, Request};
 use crate::error::Reject;
 use crate::wire::facts::Facts;
 use addresses::Addresses;
+use auth::Auth;
 use bytes::Bytes;
 use concurrency::{Concurrency, InFlight};
 use cors::Cors;
@@ -58,6 +61,8 @@ pub enum Policy {
     SecurityHeaders(Arc<SecurityHeaders>),
     /// How often clients may come.
     RateLimit(RateLimit),
+    /// Who may come in.
+    Auth(Arc<Auth>),
     /// The largest request body.
     MaxBody(MaxBody),
     /// Changes of path or host before forwarding.
@@ -99,6 +104,12 @@ pub struct Pass {
     pub priority: Priority,
     /// It counts as in flight.
     pub in_flight: Option<InFlight>,
+    /// Who asks, if a route has wanted to know, even where they may not.
+    pub identity: Option<Identity>,
+    /// The query that goes on in the place of the one received.
+    pub query: Option<String>,
+    /// Why the answer that admission gives is a refusal.
+    pub refused: Option<Reject>,
 }
 
 /// A change of a message's fields that depends on the request.
@@ -146,6 +157,7 @@ enum Admit {
     Concurrency(Concurrency),
     Addresses(Addresses),
     RateLimit(RateLimit),
+    Auth(Arc<Auth>),
     MaxBody(MaxBody),
 }
 
@@ -158,7 +170,6 @@ enum Place {
     /// How often from there.
     LimitAddress,
     /// Who it is, and whether they may do this.
-    #[expect(dead_code, reason = "auth comes here")]
     Identity,
     /// How often they.
     LimitIdentity,
@@ -175,6 +186,7 @@ impl Admit {
             Admit::Addresses(_) => Place::Address,
             Admit::RateLimit(limit) if limit.whose == Whose::Consumers => Place::LimitIdentity,
             Admit::RateLimit(_) => Place::LimitAddress,
+            Admit::Auth(_) => Place::Identity,
             Admit::MaxBody(_) => Place::Content,
         }
     }
@@ -207,6 +219,7 @@ impl Chain {
                 }
                 Policy::SecurityHeaders(security) => chain.security = Some(security),
                 Policy::RateLimit(limit) => admit.push(Admit::RateLimit(limit)),
+                Policy::Auth(auth) => admit.push(Admit::Auth(auth)),
                 Policy::MaxBody(limit) => {
                     admit.push(Admit::MaxBody(limit));
                     body_limit = Some(limit);
@@ -261,6 +274,11 @@ impl Chain {
                 Admit::Concurrency(limit) => pass.in_flight = Some(limit.enter(pass.priority)?),
                 Admit::Addresses(addresses) => addresses.admit(arrival.named_client())?,
                 Admit::RateLimit(limit) => limit.admit(arrival, pass).await?,
+                Admit::Auth(auth) => {
+                    if let Some(reply) = auth.admit(arrival, pass).await? {
+                        return Ok(Some(reply));
+                    }
+                }
                 Admit::MaxBody(limit) => limit.admit(arrival.length)?,
             }
         }
@@ -271,8 +289,17 @@ impl Chain {
     pub fn concurrency(&self) -> Option<&Concurrency> {
         self.admit.iter().find_map(|policy| match policy {
             Admit::Concurrency(limit) => Some(limit),
-            Admit::Addresses(_) | Admit::MaxBody(_) | Admit::RateLimit(_) => None,
+            Admit::Addresses(_) | Admit::Auth(_) | Admit::MaxBody(_) | Admit::RateLimit(_) => None,
         })
+    }
+
+    /// Fields of the client's that were for the gateway alone.
+    pub fn dropped(&self) -> &[HeaderName] {
+        let mut lists = self.admit.iter().filter_map(|policy| match policy {
+            Admit::Auth(auth) => Some(auth.dropped()),
+            Admit::Addresses(_) | Admit::Concurrency(_) | Admit::MaxBody(_) | Admit::RateLimit(_) => None,
+        });
+        lists.next().unwrap_or_default()
     }
 
     /// The limit to hold a streamed body to.

@@ -101,8 +101,9 @@ impl RateLimit {
 
 /// Who has been found to ask.
 fn who(pass: &Pass) -> Option<Who<'_>> {
-    let _ = pass; // nobody proves anything yet
-    None
+    let identity = pass.identity.as_ref()?;
+    let plan = identity.consumer.as_ref().and_then(|consumer| consumer.rate_plan.as_deref());
+    Some(Who { name: identity.caller()?, plan })
 }
 
 #[cfg(test)]

@@ -45,6 +45,11 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::CorsOrigin => (403, "cors_origin"),
         Reject::MethodOverride => (400, "method_override"),
         Reject::RateLimited(_) => (429, "rate_limited"),
+        Reject::Unauthenticated(e) => (e.status(), e.reason()),
+        Reject::Forbidden(e) => (403, e.reason()),
+        Reject::ForwardRefused => (403, "auth_forward_refused"),
+        Reject::PasswordsBusy => (503, "auth_busy"),
+        Reject::AuthUnavailable => (503, "auth_unavailable"),
         Reject::NoTarget => (503, "no_healthy_target"),
         Reject::TooManyConnections => (503, "too_many_connections"),
         Reject::TooManyFromAddress => (429, "too_many_connections_from_address"),
@@ -115,6 +120,13 @@ fn problem(reject: &Reject) -> Problem {
         ),
         Reject::RateLimited(seconds) => {
             ("Too many requests", format!("Too often; come again in {seconds} s.").into())
+        }
+        Reject::Unauthenticated(e) => ("Not authenticated", e.detail().into()),
+        Reject::Forbidden(e) => ("Not allowed", e.detail().into()),
+        Reject::ForwardRefused => ("Not allowed", "You may not come in.".into()),
+        Reject::PasswordsBusy => ("Gateway busy", "Too many passwords are being verified.".into()),
+        Reject::AuthUnavailable => {
+            ("Service unavailable", "Whether you may come in cannot be found out now.".into())
         }
         Reject::NoTarget => {
             ("Service unavailable", "No instance of this service is able to answer now.".into())

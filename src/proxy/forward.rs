@@ -16,6 +16,7 @@ use http::{HeaderMap, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{ErrorType, OrErr, Result};
 use pingora_proxy::Session;
+use smallvec::SmallVec;
 
 /// A field that the gateway writes, in both of its spellings.
 pub struct Name {
@@ -44,7 +45,11 @@ const TRACEPARENT_NAME: Name = name("traceparent", "traceparent");
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// How many these are.
+/// Who asks, as the gateway knows them; nobody else may say so.
+const X_CONSUMER: Name = name("X-Consumer", "x-consumer");
+const X_CONSUMER_GROUPS: Name = name("X-Consumer-Groups", "x-consumer-groups");
+
+/// How many these are without the consumer's.
 const NAMES: usize = 9;
 
 /// The fields of a request that goes upstream: the engine's two maps, of values and of spellings, or the first alone.
@@ -118,7 +123,7 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
         own.add(request)?;
     } else {
         let mut parts = Parts::from(std::mem::replace(request, nothing()));
-        parts.headers.reserve(NAMES);
+        parts.headers.reserve(NAMES + if ctx.pass.identity.is_some() { 2 } else { 0 });
         let added = own.add(&mut parts.headers);
         *request = parts.into();
         added?;
@@ -129,7 +134,7 @@ pub(super) fn write(session: &Session, request: &mut RequestHeader, ctx: &Ctx) -
     } else if request.version == Version::HTTP_2 && takes_trailers(session.req_header()) {
         request.insert_header(header::TE, "trailers")?;
     }
-    ctx.pass.upstream.iter().try_for_each(|edit| apply(request, edit))?;
+    admitted(request, ctx)?;
     ctx.rules().chain.forward().iter().try_for_each(|policy| match policy {
         Forward::Rewrite(change) => rewrite(request, change),
         Forward::Headers(edits) => edit(request, edits),
@@ -145,6 +150,48 @@ fn sift(request: &mut RequestHeader, sieve: &Sieve) {
     held.iter().for_each(|name| {
         request.remove_header(name);
     });
+}
+
+/// What admission has found out: credentials stay here, and what is known of who asks goes on.
+fn admitted(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+    let (pass, dropped) = (&ctx.pass, ctx.rules().chain.dropped());
+    drop_lookalikes(request, dropped, &pass.upstream);
+    for name in dropped {
+        request.remove_header(name);
+    }
+    if let Some(consumer) = pass.identity.as_ref().and_then(|identity| identity.consumer.as_ref()) {
+        request.insert_header(X_CONSUMER.spelt, consumer.name_field.clone())?;
+        if let Some(groups) = &consumer.groups_field {
+            request.insert_header(X_CONSUMER_GROUPS.spelt, groups.clone())?;
+        }
+    }
+    if let Some(query) = &pass.query {
+        let (path, _) = target(request);
+        let mark = if query.is_empty() { "" } else { "?" };
+        let target = format!("{path}{mark}{query}");
+        request.set_raw_path(target.as_bytes())?;
+    }
+    pass.upstream.iter().try_for_each(|edit| apply(request, edit))
+}
+
+/// Removes the spellings with `_` of what admission has a say in, which some servers fold to the same names.
+fn drop_lookalikes(request: &mut RequestHeader, dropped: &[HeaderName], edits: &[Edit]) {
+    let names = edits.iter().map(|edit| match edit {
+        Edit::Set(name, _) | Edit::Add(name, _) | Edit::Remove(name) => name,
+    });
+    let ours: SmallVec<[&HeaderName; 8]> = dropped.iter().chain(names).collect();
+    let is_ours = |name: &str| ours.iter().any(|ours| *ours != name && folds_to(name, ours.as_str()));
+    let keys = request.headers.keys().filter(|key| key.as_str().contains('_') && is_ours(key.as_str()));
+    let keys: SmallVec<[HeaderName; 2]> = keys.cloned().collect();
+    keys.iter().for_each(|key| {
+        request.remove_header(key);
+    });
+}
+
+/// Whether a name is another one, `_` taken for `-`.
+fn folds_to(name: &str, other: &str) -> bool {
+    let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
+    name.len() == other.len() && name.bytes().zip(other.bytes()).all(|(a, b)| same(a, b))
 }
 
 /// Whether the client can be sent trailers. In HTTP/1.1 the engine sends none.
@@ -204,11 +251,13 @@ impl Own<'_> {
     }
 }
 
-/// Removes what only a trusted proxy may say, and from everyone the spellings with `_` that no proxy writes and some
-/// servers fold to these names.
+/// Removes what only a trusted proxy may say, and from everyone the names of consumers, which this gateway alone knows, and the
+/// spellings with `_` that no proxy writes and some servers fold to these names.
 fn drop_spoofed(fields: &mut impl Fields, trusted: bool) {
-    let spoofed =
-        |name: &&HeaderName| is_forwarding(name.as_str()) && (!trusted || name.as_str().contains('_'));
+    let spoofed = |name: &&HeaderName| {
+        let name = name.as_str();
+        is_forwarding(name) && (!trusted || name.contains('_') || name.starts_with("x-consumer"))
+    };
     let spoofed: Vec<HeaderName> = fields.map().keys().filter(spoofed).cloned().collect();
     spoofed.iter().for_each(|name| fields.remove(name));
 }
@@ -216,7 +265,7 @@ fn drop_spoofed(fields: &mut impl Fields, trusted: bool) {
 /// Names that say who the client is or how it came, `_` taken for `-` as CGI-like servers do.
 fn is_forwarding(name: &str) -> bool {
     const PREFIX: &[u8] = b"x-forwarded";
-    const NAMES: [&[u8]; 8] = [
+    const NAMES: [&[u8]; 10] = [
         b"client-cert",
         b"client-cert-chain",
         b"forwarded",
@@ -225,6 +274,8 @@ fn is_forwarding(name: &str) -> bool {
         b"x-cluster-client-ip",
         b"true-client-ip",
         b"x-request-id",
+        b"x-consumer",
+        b"x-consumer-groups",
     ];
     let name = name.as_bytes();
     if !matches!(name.first(), Some(b'x' | b'f' | b't' | b'c')) {
@@ -375,10 +426,12 @@ mod tests {
             "client-cert",
             "client_cert",
             "client-cert-chain",
+            "x-consumer",
+            "x_consumer-groups",
         ] {
             assert!(is_forwarding(name), "{name}");
         }
-        for name in ["x-forward", "forwarded-by-me", "x-real-ipsum", "x-tenant", "via"] {
+        for name in ["x-forward", "forwarded-by-me", "x-real-ipsum", "x-tenant", "via", "x-consumers"] {
             assert!(!is_forwarding(name), "{name}");
         }
     }

@@ -4,6 +4,7 @@ use super::ctx::{client, Ctx};
 use super::failure;
 use super::request::target;
 use super::Proxy;
+use crate::auth::Identity;
 use crate::error::Reject;
 use crate::gateway::Gateway;
 use crate::observe::access_log::AccessLog;
@@ -104,6 +105,7 @@ fn write_down(
         target: ctx.target.as_ref().map_or("", |target| &target.text),
         attempts: ctx.attempts,
         reused: ctx.reused,
+        consumer: ctx.pass.identity.as_ref().map_or("", |identity| identity.name()),
         grpc_status: ctx.grpc_status,
         tls: client(session).and_then(|client| client.facts().tls.as_ref()).map_or("", |tls| tls.version),
         user_agent: field(header::USER_AGENT),
@@ -139,6 +141,7 @@ pub struct Left {
     attempts: usize,
     reused: bool,
     upstream_took: Option<Duration>,
+    identity: Option<Identity>,
     started: Instant,
     status: Option<u16>,
     received: u64,
@@ -160,6 +163,7 @@ impl Left {
             attempts: ctx.attempts,
             reused: ctx.reused,
             upstream_took: ctx.upstream_took,
+            identity: ctx.pass.identity.take(),
             started: ctx.started,
             status: ctx.status,
             received: ctx.body_received,
@@ -196,6 +200,7 @@ impl Left {
             target: self.target.as_ref().map_or("", |target| &target.text),
             attempts: self.attempts,
             reused: self.reused,
+            consumer: self.identity.as_ref().map_or("", |identity| identity.name()),
             error: Some(reason),
             ..Exchange::default()
         };
@@ -252,7 +257,8 @@ fn origin_form(target: &[u8]) -> Option<&[u8]> {
 
 /// The gateway's own failure, which says something of how it serves; that it had no room, or was stopped, does not.
 fn is_fault(reject: &Reject) -> bool {
-    !matches!(reject, Reject::TooManyConnections | Reject::CutOff) && failure::code(reject).0 >= 500
+    let no_room = matches!(reject, Reject::TooManyConnections | Reject::PasswordsBusy | Reject::CutOff);
+    !no_room && failure::code(reject).0 >= 500
 }
 
 /// Tells of a request that never became a session. `line` is the request line as far as it came.

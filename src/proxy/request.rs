@@ -64,6 +64,7 @@ pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Optio
         return reply.map(|reply| Some(Answer::of(reply))).ok_or(Reject::Internal);
     }
     if let Some(reply) = admit(session.req_header(), client(session), ctx).await? {
+        ctx.reject = ctx.pass.refused.clone();
         return Ok(Some(Answer::of(reply)));
     }
     let route = ctx.gateway.route(id);
@@ -71,6 +72,7 @@ pub(super) async fn decide(session: &mut Session, ctx: &mut Ctx) -> Result<Optio
         Action::Redirect(redirect) => {
             let request = session.req_header();
             let (path, query) = target(request);
+            let query = ctx.pass.query.as_deref().unwrap_or(query);
             let answer = Answer::redirect(redirect, bare_port(&host_as_sent(request)), path, query);
             return answer.ok_or(Reject::Malformed).map(Some);
         }

@@ -1,10 +1,9 @@
 //! The predicates on header fields and query parameters.
 
-use std::borrow::Cow;
-
 use http::HeaderName;
 
 use super::ValueMatch;
+use crate::base::query::{contiguous, decoded, pairs};
 use crate::base::request::Headers;
 
 /// True when every wanted field has a value that satisfies.
@@ -14,9 +13,7 @@ pub(super) fn headers_hold(wanted: &[(HeaderName, ValueMatch)], headers: &dyn He
 
 /// True when every wanted parameter occurs in `query` with a value that satisfies.
 ///
-/// The query is read as `application/x-www-form-urlencoded` (WHATWG URL, section 5.1): pairs between `&`,
-/// empty ones skipped, a pair without `=` has the empty value, `+` is a space, and a `%` that starts no
-/// escape stands for itself.
+/// The query is read as [`base::query`](crate::base::query) says.
 pub(super) fn query_holds(wanted: &[(String, ValueMatch)], query: &str) -> bool {
     wanted.iter().all(|(name, value)| {
         pairs(query)
@@ -35,45 +32,10 @@ fn value_holds(wanted: &ValueMatch, given: &[u8]) -> bool {
 fn encoded_value_holds(wanted: &ValueMatch, encoded: &str) -> bool {
     match wanted {
         ValueMatch::Exact(text) => decoded(encoded).eq(text.bytes()),
+        // A regex wants its text in one piece: the one place where routing may allocate.
         ValueMatch::Regex(regex) => regex.is_match(&contiguous(encoded)),
         ValueMatch::Present => true,
     }
-}
-
-fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
-    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-}
-
-/// A regex wants its text in one piece: the one place where routing may allocate, and only for a value with
-/// escapes.
-fn contiguous(encoded: &str) -> Cow<'_, [u8]> {
-    if encoded.contains(['%', '+']) {
-        decoded(encoded).collect()
-    } else {
-        Cow::Borrowed(encoded.as_bytes())
-    }
-}
-
-/// The bytes of `text` once decoded, one at a time so that comparing needs no buffer.
-fn decoded(text: &str) -> impl Iterator<Item = u8> + '_ {
-    let mut rest = text.as_bytes();
-    std::iter::from_fn(move || {
-        let (&first, tail) = rest.split_first()?;
-        let (byte, tail) = match (first, tail) {
-            (b'+', _) => (b' ', tail),
-            (b'%', [high, low, after @ ..]) => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => (high << 4 | low, after),
-                _ => (b'%', tail),
-            },
-            _ => (first, tail),
-        };
-        rest = tail;
-        Some(byte)
-    })
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]

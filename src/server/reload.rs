@@ -206,7 +206,8 @@ impl Reloads {
         };
         let started = Instant::now();
         let old = self.shared.gateway.load_full();
-        let Compiled { mut gateway, settings, routes } = load(file, &old).await.map_err(Refused::Wrong)?;
+        let Compiled { mut gateway, settings, routes, .. } =
+            load(file, &old).await.map_err(Refused::Wrong)?;
         self.needs_no_new_process(file, &settings)?;
         let looked_at = gateway.admin.as_ref().map(|admin| &admin.address);
         let moved = self.door.prepare(looked_at, &self.listeners).map_err(|e| wrong(&e.0))?;

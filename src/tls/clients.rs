@@ -14,7 +14,10 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::objects::{oid2abbrev, oid_registry};
+use x509_parser::prelude::{
+    AttributeTypeAndValue, FromDer, RelativeDistinguishedName, X509Certificate, X509Name,
+};
 
 /// A rule: clients that ask for these hosts show a certificate of this authority.
 #[derive(Debug)]
@@ -136,7 +139,8 @@ impl Rules {
 /// A client's verified certificate.
 #[derive(Debug)]
 pub struct ClientCert {
-    /// Its subject, as RFC 4514 writes it.
+    /// Its subject, as RFC 4514 §2 writes it: what comes first there comes last in the certificate, and no value can pass for
+    /// several.
     pub subject: Box<str>,
     /// Its alternative names: DNS names, e-mail addresses, URIs, addresses.
     pub names: Vec<Box<str>>,
@@ -154,7 +158,7 @@ impl ClientCert {
             let _ = write!(fingerprint, "{byte:02x}"); // into a string
         });
         let parsed = X509Certificate::from_der(certificate).ok();
-        let subject = parsed.as_ref().map(|(_, parsed)| parsed.subject().to_string());
+        let subject = parsed.as_ref().map(|(_, parsed)| distinguished_name(parsed.subject()));
         let names = parsed.as_ref().map(|(_, parsed)| alternative_names(parsed));
         ClientCert {
             subject: subject.unwrap_or_default().into(),
@@ -163,6 +167,47 @@ impl ClientCert {
             field: format!(":{}:", STANDARD.encode(certificate)).into(),
         }
     }
+}
+
+/// The library's own way leaves commas in values as they are, so that somebody called `a, O=b` would pass for another.
+fn distinguished_name(name: &X509Name<'_>) -> String {
+    let attribute = |attribute: &AttributeTypeAndValue<'_>| {
+        let kind = attribute.attr_type();
+        let kind = oid2abbrev(kind, oid_registry()).map_or_else(|_| kind.to_id_string(), str::to_owned);
+        match attribute.as_str() {
+            Ok(value) => format!("{kind}={}", escaped(value)),
+            Err(_) => {
+                let hex = attribute.as_slice().iter().map(|byte| format!("{byte:02x}"));
+                format!("{kind}=#{}", hex.collect::<String>())
+            }
+        }
+    };
+    let relative =
+        |one: &RelativeDistinguishedName<'_>| one.iter().map(attribute).collect::<Vec<_>>().join("+");
+    let mut parts: Vec<String> = name.iter().map(relative).collect();
+    parts.reverse();
+    parts.join(",")
+}
+
+/// RFC 4514 §2.4.
+fn escaped(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    let last = value.chars().count().saturating_sub(1);
+    for (at, c) in value.chars().enumerate() {
+        let outer = (c == ' ' && (at == 0 || at == last)) || (c == '#' && at == 0);
+        match c {
+            ',' | '+' | '"' | '\\' | '<' | '>' | ';' => out.extend(['\\', c]),
+            _ if outer => out.extend(['\\', c]),
+            c if c.is_control() => {
+                let mut bytes = [0; 4];
+                for byte in c.encode_utf8(&mut bytes).bytes() {
+                    let _ = write!(out, "\\{byte:02X}"); // into a string
+                }
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<Box<str>> {
@@ -181,6 +226,24 @@ fn alternative_names(certificate: &X509Certificate<'_>) -> Vec<Box<str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who may choose their name must not be able to choose another's.
+    #[test]
+    fn no_value_of_a_subject_passes_for_several() {
+        assert_eq!(escaped("Acme, O=Admin"), "Acme\\, O=Admin");
+        assert_eq!(escaped(" #a\\b+\"<>; "), "\\ #a\\\\b\\+\\\"\\<\\>\\;\\ ");
+        assert_eq!(escaped("#a\n"), "\\#a\\0A");
+        let subject = |parts: &[(rcgen::DnType, &str)]| {
+            let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            parts.iter().for_each(|(kind, value)| params.distinguished_name.push(kind.clone(), *value));
+            let key = rcgen::KeyPair::generate().unwrap();
+            ClientCert::of(params.self_signed(&key).unwrap().der()).subject
+        };
+        use rcgen::DnType::{CommonName, OrganizationName};
+        assert_eq!(&*subject(&[(OrganizationName, "Acme"), (CommonName, "a")]), "CN=a,O=Acme");
+        assert_eq!(&*subject(&[(CommonName, "a,O=Acme")]), "CN=a\\,O=Acme");
+    }
 
     #[test]
     fn the_most_specific_rule_counts() {

@@ -64,6 +64,7 @@ pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
         rate_limit: fields.get("rate_limit").and_then(|i| rate_limit(&i)),
         max_body: fields.get("max_body").and_then(|i| i.parse("a size", units::size)).map(|s| s.value),
         grpc_web: fields.get("grpc_web").and_then(|i| i.flag()),
+        auth: fields.get("auth").and_then(|i| super::auth::auth(&i)),
         door: door(fields),
     }
 }
