@@ -2,6 +2,8 @@
 //! admitting it, a target chosen, the gateway's fields added, and what is told of it afterwards. How they allocate (most of them do not) is in tests/allocations.rs; a look-up among
 //! many routes is in router.rs.
 
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::Engine;
 use bytes::BytesMut;
 use criterion::measurement::WallTime;
 use criterion::{
@@ -11,6 +13,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 use portcullis::auth::api_key::new_key;
+use portcullis::auth::jwt::Provider;
 use portcullis::base::addresses::{self, AddressSet};
 use portcullis::base::path::normalise;
 use portcullis::base::request::Request;
@@ -337,6 +340,85 @@ fn records(c: &mut Criterion) {
     });
 }
 
+/// A key set in the place of every file.
+struct KeyFile(String);
+
+impl Secrets for KeyFile {
+    fn env(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn file(&self, _: &str) -> Result<String, String> {
+        Ok(self.0.clone())
+    }
+}
+
+/// A token as providers issue them, of some 800 bytes: remembered, and verified anew by each kind of key.
+fn tokens(c: &mut Criterion) {
+    use jsonwebtoken::Algorithm::{EdDSA, ES256, RS256};
+    let kinds = [
+        ("RS256", RS256, &rcgen::PKCS_RSA_SHA256),
+        ("ES256", ES256, &rcgen::PKCS_ECDSA_P256_SHA256),
+        ("EdDSA", EdDSA, &rcgen::PKCS_ED25519),
+    ];
+    for (name, algorithm, of) in kinds {
+        let pair = rcgen::KeyPair::generate_for(of).expect("a key");
+        let pem = pair.serialize_pem();
+        let key = match algorithm {
+            RS256 => jsonwebtoken::EncodingKey::from_rsa_pem(pem.as_bytes()),
+            ES256 => jsonwebtoken::EncodingKey::from_ec_pem(pem.as_bytes()),
+            _ => jsonwebtoken::EncodingKey::from_ed_pem(pem.as_bytes()),
+        };
+        let key = key.expect("the same key");
+        let mut header = jsonwebtoken::Header::new(algorithm);
+        header.kid = Some("k".to_owned());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let claims = serde_json::json!({
+            "iss": "https://id.example.com", "aud": ["api", "web"], "sub": "f1e2d3c4-b5a6-7788-99aa-bbccddeeff00",
+            "iat": now, "exp": now + 86_400, "jti": "0123456789abcdef", "scope": "openid profile email read write",
+            "realm_access": {"roles": ["user", "editor", "reports"]}, "email": "somebody@example.com",
+            "name": "Some Body", "azp": "web", "sid": "00112233-4455-6677-8899-aabbccddeeff",
+        });
+        let token = jsonwebtoken::encode(&header, &claims, &key).expect("a token");
+        let mut jwk = match algorithm {
+            EdDSA => {
+                let x = URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+                serde_json::json!({"kty": "OKP", "crv": "Ed25519", "x": x})
+            }
+            _ => {
+                let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, algorithm);
+                serde_json::to_value(jwk.expect("its public half")).expect("JSON")
+            }
+        };
+        jwk["kid"] = "k".into();
+        let file = KeyFile(serde_json::json!({"keys": [jwk]}).to_string());
+        let text = format!(
+            "listeners: [{{address: '127.0.0.1:0'}}]
+providers: {{idp: {{jwt: {{issuer: 'https://id.example.com', audience: api, algorithms: [{name}], file: keys,
+  claims_to_headers: {{x-user: sub}}, groups_claim: realm_access.roles}}}}}}
+routes: [{{respond: {{}}, auth: {{any: [{{jwt: idp}}], groups: [editor], scopes: [read]}}}}]
+"
+        );
+        let compiled = config::compile("bench", &text, &file).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let route = the_route(&compiled.gateway);
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", HeaderValue::try_from(format!("Bearer {token}")).expect("a field"));
+        let request = Request { method: "GET", host: "t", path: "/", query: "", headers: &headers };
+        let arrival = Arrival { request, client: None, facts: None, length: None };
+        let admitted = |pass: &mut Pass| route.rules.chain.admit(black_box(&arrival), pass).now_or_never();
+        assert!(matches!(admitted(&mut Pass::default()), Some(Ok(None))), "it lets them in");
+        if name == "RS256" {
+            c.bench_function("jwt/remembered", |b| b.iter(|| admitted(&mut Pass::default()).is_some()));
+        }
+        let settings = compiled.gateway.providers[0].settings();
+        c.bench_function(&format!("jwt/verified/{name}"), |b| {
+            let fresh = || Provider::new(settings.clone());
+            let believe = |provider: &mut Provider| provider.believe(token.as_bytes(), now as i64).is_ok();
+            b.iter_batched_ref(fresh, believe, BatchSize::SmallInput);
+        });
+    }
+}
+
 criterion_group!(
     benches,
     heads,
@@ -346,6 +428,7 @@ criterion_group!(
     addresses,
     rate_limits,
     identities,
+    tokens,
     answers,
     records
 );

@@ -1,8 +1,10 @@
 //! The two kinds of failure: [`ConfigError`] speaks to the operator, [`Reject`] to the client.
 
 mod denial;
+mod token;
 
 pub use denial::{Denial, Lack};
+pub use token::TokenFault;
 
 use crate::base::path::PathError;
 use crate::wire::head::HeadError;
@@ -85,6 +87,8 @@ pub enum Reject {
     PasswordsBusy,
     /// The service that `forward` asks cannot be asked, so that nobody is let in.
     AuthUnavailable,
+    /// The keys of a token's provider are not known yet, so that nobody is let in.
+    KeysUnavailable,
     /// No target of the upstream passes its checks, or none is known yet.
     NoTarget,
     /// The connection limit of the whole gateway is reached.

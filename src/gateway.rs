@@ -1,6 +1,7 @@
 //! The compiled configuration: one immutable snapshot that a request sees from its first byte to its log line.
 
 use crate::auth::forward::Service;
+use crate::auth::jwt::Provider;
 use crate::auth::password::Passwords;
 use crate::base::client::TrustedProxies;
 use crate::base::priority::Priority;
@@ -43,6 +44,8 @@ pub struct Gateway {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Asks for the addresses of named targets.
     pub resolver: Arc<Resolver>,
+    /// Who issues tokens, for background work.
+    pub providers: Vec<Arc<Provider>>,
     /// The certificates that an authority issues, each once.
     pub wanted: Box<[Arc<Wanted>]>,
     /// Where they are kept, and what is pending for them.

@@ -30,7 +30,7 @@ const HOUSE: [(&str, &[&str]); 16] = [
         "proxy",
         &["base", "tls", "wire", "error", "observe", "router", "auth", "policy", "upstream", "gateway"],
     ),
-    ("admin", &["base", "tls", "observe", "limit", "upstream", "gateway"]),
+    ("admin", &["base", "tls", "observe", "limit", "auth", "upstream", "gateway"]),
     (
         "server",
         &[

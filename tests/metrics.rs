@@ -219,6 +219,7 @@ fn what_the_dashboard_and_the_rules_ask_for_exists() {
     let gateway = Gateway::start(&format!(
         "{ADMIN}traces: {{endpoint: \"http://{_refusing}\"}}\nupstreams: {{app: {{targets: [\"{_refusing}\"]}}}}\n\
          rate_limit_store: {{redis: \"redis://{_refusing}\"}}\n\
+         providers: {{idp: {{jwt: {{issuer: i, audience: a, algorithms: [RS256], jwks: \"http://{_refusing}\"}}}}}}\n\
          routes: [{{path: /, upstream: app, rate_limit: {{rate: 1000/s}}}}]\n"
     ));
     drop(receiver);

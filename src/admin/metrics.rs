@@ -6,6 +6,7 @@
 
 use super::status::certificates;
 use super::Admin;
+use crate::auth::jwt::Source;
 use crate::gateway::Gateway;
 use crate::observe::stats::{Histogram, RouteStats, BOUNDS, CODES, RETRY_REASONS};
 use crate::observe::status::Status;
@@ -53,6 +54,7 @@ impl Collector for Everything {
         super::rate_limits::describe(&mut families, &gateway)?;
         families.connections(&self.0, &process)?;
         families.tls(&self.0, &gateway)?;
+        families.providers(&gateway)?;
         families.configuration(&self.0, &gateway, &process)?;
         families.written(&self.0, &gateway)?;
         families.runtime(&self.0)?;
@@ -281,6 +283,36 @@ impl Families<'_> {
             "portcullis_acme_failures",
             "Orders that failed since one succeeded",
             all.iter().map(|(host, status)| ([("host", *host)], f64::from(status.failures))),
+        )
+    }
+
+    fn providers(&mut self, gateway: &Gateway) -> Result {
+        let all = || gateway.providers.iter().map(|provider| ([("provider", provider.name())], provider));
+        if gateway.providers.is_empty() {
+            return Ok(());
+        }
+        self.gauges(
+            "portcullis_jwt_keys",
+            "Keys of a provider that tokens are verified by; without any nobody comes in by it",
+            all().map(|(label, provider)| (label, provider.sizes().0 as f64)),
+        )?;
+        self.gauges(
+            "portcullis_jwt_tokens_cached",
+            "Verified tokens of a provider that are remembered",
+            all().map(|(label, provider)| (label, provider.sizes().1 as f64)),
+        )?;
+        self.gauges(
+            "portcullis_jwt_keys_seen_timestamp_seconds",
+            "When a provider's keys were last seen to be what they are; 0: never",
+            // A secret of the configuration's is not looked at again.
+            all()
+                .filter(|(_, provider)| !matches!(provider.settings().source, Source::Secret(_)))
+                .map(|(label, provider)| (label, provider.stats().seen.load(Relaxed) as f64)),
+        )?;
+        self.counters(
+            "portcullis_jwt_refresh_failures",
+            "Attempts to see a provider's keys that failed",
+            all().map(|(label, provider)| (label, provider.stats().failures.load(Relaxed))),
         )
     }
 

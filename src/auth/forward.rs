@@ -5,7 +5,7 @@
 //! Connections to it are kept. What it answers is bounded in size and time, and where it redirects to is the client's to
 //! follow.
 
-mod connect;
+pub(super) mod connect;
 
 use crate::base::request::Request;
 use crate::wire::facts::Facts;

@@ -2,7 +2,7 @@
 //!
 //! In reading order: a [`consumer`] has a name, groups and credentials, and all of them stand in one table; [`api_key`],
 //! [`basic`] and [`certificate`] each look at a request for one kind of credential and find the consumer it belongs to;
-//! [`password`] has what verifying a password costs, away from the threads that serve requests; [`forward`] asks a service
+//! [`jwt`] verifies tokens; [`password`] has what verifying a password costs, away from the threads that serve requests; [`forward`] asks a service
 //! of the user's own; [`needs`] is what an identity has to have.
 //!
 //! Each kind answers the same way: nothing of its kind came, or an [`Identity`], or why what came is no good. It refuses to
@@ -15,6 +15,7 @@ pub mod basic;
 pub mod certificate;
 pub mod consumer;
 pub mod forward;
+pub mod jwt;
 pub mod needs;
 pub mod password;
 

@@ -3,6 +3,7 @@
 mod auth;
 mod door;
 mod limit;
+mod provider;
 
 use super::check::matching;
 use super::decode::At;
@@ -72,7 +73,8 @@ pub(super) fn compile(mut raw: Raw, before: Option<&Gateway>) -> Compiled {
         upstreams.add(spec(upstream));
     }
     let timing = timing(&raw);
-    let mut guards = auth::Guards::new(std::mem::take(&mut raw.consumers), before);
+    let providers = provider::providers(std::mem::take(&mut raw.providers), before);
+    let mut guards = auth::Guards::new(std::mem::take(&mut raw.consumers), &providers, before);
     let mut names = HashMap::new();
     let mut shared = Shared::default();
     let mut files = door::ListFiles::default();
@@ -129,6 +131,7 @@ pub(super) fn compile(mut raw: Raw, before: Option<&Gateway>) -> Compiled {
         resolver: Arc::new(Resolver::new(raw.resolver)),
         passwords,
         services: services.into(),
+        providers,
         access_log: AccessLog::new(raw.access_log),
         tracing: raw.traces.map(|(spec, sample)| {
             let same =

@@ -4,6 +4,7 @@ mod door;
 
 pub use door::{RawAddresses, RawDoor};
 pub mod auth;
+pub mod provider;
 
 use super::decode::{suggest, At, Place};
 use crate::base::priority::Priority;
@@ -68,6 +69,8 @@ pub struct Raw {
     pub upstreams: Vec<RawUpstream>,
     /// `consumers`.
     pub consumers: Vec<auth::RawConsumer>,
+    /// `providers`.
+    pub providers: Vec<provider::RawProvider>,
     /// `defaults`.
     pub defaults: RawPolicies,
     /// `routes`.

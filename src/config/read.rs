@@ -7,6 +7,7 @@ mod limit;
 mod listener;
 mod load;
 mod observe;
+mod provider;
 mod route;
 mod tls;
 mod upstream;
@@ -76,6 +77,10 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
     if let Some(item) = fields.get("consumers") {
         let entries = item.entries("a mapping from names to consumers");
         raw.consumers = entries.iter().map(|(name, item)| auth::consumer(name, item)).collect();
+    }
+    if let Some(item) = fields.get("providers") {
+        let entries = item.entries("a mapping from names to providers");
+        raw.providers = entries.iter().map(|(name, item)| provider::provider(name, item)).collect();
     }
     if let Some(item) = fields.get("defaults") {
         if let Some(fields) = item.fields("a mapping such as {timeout: 10s}") {

@@ -1,5 +1,7 @@
 //! Why a request is not let in: nobody knows who asks, or they may not.
 
+use super::token::TokenFault;
+
 /// Why it is not known who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
@@ -19,6 +21,8 @@ pub enum Denial {
     UnknownCertificate,
     /// Credentials of different consumers, where all have to be one's.
     Contradiction,
+    /// A token that is not believed.
+    Token(TokenFault),
 }
 
 impl Denial {
@@ -30,7 +34,7 @@ impl Denial {
         }
     }
 
-    /// For programs and metrics.
+    /// For the log and metrics.
     pub fn reason(self) -> &'static str {
         match self {
             Denial::Missing => "auth_missing",
@@ -41,6 +45,7 @@ impl Denial {
             Denial::BadPassword => "auth_bad_password",
             Denial::UnknownCertificate => "auth_unknown_certificate",
             Denial::Contradiction => "auth_contradiction",
+            Denial::Token(fault) => fault.reason(),
         }
     }
 
@@ -55,6 +60,7 @@ impl Denial {
             Denial::BadPassword => "The user name and the password do not go together.",
             Denial::UnknownCertificate => "This certificate is nobody's here.",
             Denial::Contradiction => "The credentials are those of different consumers.",
+            Denial::Token(_) => "The token is not valid here.",
         }
     }
 }
@@ -68,6 +74,8 @@ pub enum Lack {
     Scope,
     /// A claim of their token.
     Claim,
+    /// A consumer whom their token would name.
+    Consumer,
 }
 
 impl Lack {
@@ -77,6 +85,7 @@ impl Lack {
             Lack::Group => "auth_group",
             Lack::Scope => "auth_scope",
             Lack::Claim => "auth_claim",
+            Lack::Consumer => "auth_unknown_consumer",
         }
     }
 
@@ -86,6 +95,7 @@ impl Lack {
             Lack::Group => "Your groups do not allow this.",
             Lack::Scope => "The scopes of your token do not allow this.",
             Lack::Claim => "The claims of your token do not allow this.",
+            Lack::Consumer => "Your token names nobody who is known here.",
         }
     }
 }

@@ -10,13 +10,15 @@ use crate::auth::basic;
 use crate::auth::certificate;
 use crate::auth::consumer::Consumers;
 use crate::auth::forward::{Service, Verdict};
+use crate::auth::jwt::{without_cookies, Provider, TokenPlace};
 use crate::auth::needs::Needs;
 use crate::auth::password::Passwords;
 use crate::auth::Identity;
 use crate::base::query;
-use crate::error::{Denial, Reject};
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use crate::error::{Denial, Lack, Reject, TokenFault};
+use http::header::{AUTHORIZATION, COOKIE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// A way to know who asks.
@@ -28,6 +30,8 @@ pub enum Method {
     Basic,
     /// A certificate shown at the handshake.
     Certificate,
+    /// A token of a provider.
+    Jwt(Arc<Provider>),
     /// A service that is asked.
     Forward(Arc<Service>),
 }
@@ -79,13 +83,26 @@ pub struct Auth {
     dropped: Box<[HeaderName]>,
     /// Parameters that go no further.
     parameters: Box<[Box<str>]>,
+    /// Schemes of `Authorization` that go no further.
+    schemes: Box<[&'static str]>,
+    /// Cookies that go no further.
+    cookies: Box<[Box<str>]>,
 }
+
+/// RFC 6750 §3: to whom has shown no token, to whom has shown one that is not believed, and to whom has one that is not good
+/// for this.
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"portcullis\"");
+const INVALID_TOKEN: HeaderValue =
+    HeaderValue::from_static("Bearer realm=\"portcullis\", error=\"invalid_token\"");
+const INSUFFICIENT_SCOPE: HeaderValue =
+    HeaderValue::from_static("Bearer realm=\"portcullis\", error=\"insufficient_scope\"");
 
 impl Auth {
     /// The policy of a route.
     pub fn new(spec: Spec, consumers: &Arc<Consumers>, passwords: &Arc<Passwords>) -> Self {
         let Spec { methods, mode, needs, pass_credentials } = spec;
         let (mut challenges, mut dropped, mut parameters) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut schemes, mut cookies) = (Vec::new(), Vec::new());
         for method in &methods {
             challenges.extend(method.challenge().filter(|one| !challenges.contains(one)));
             match method {
@@ -95,6 +112,18 @@ impl Auth {
                 }
                 // Only the service may say these, whoever else lets the request in.
                 Method::Forward(service) => dropped.extend(service.spec().response_headers.iter().cloned()),
+                Method::Basic if !pass_credentials => schemes.push("basic"),
+                Method::Jwt(provider) => {
+                    // Only the provider may say these, whoever else lets the request in.
+                    dropped.extend(provider.told().cloned());
+                    for place in provider.places().iter().filter(|_| !pass_credentials) {
+                        match place {
+                            TokenPlace::Bearer => schemes.push("bearer"),
+                            TokenPlace::Header(name) => dropped.push(name.clone()),
+                            TokenPlace::Cookie(name) => cookies.push(name.clone()),
+                        }
+                    }
+                }
                 Method::ApiKey(_) | Method::Basic | Method::Certificate => {}
             }
         }
@@ -108,6 +137,8 @@ impl Auth {
             challenges: challenges.into(),
             dropped: dropped.into(),
             parameters: parameters.into(),
+            schemes: schemes.into(),
+            cookies: cookies.into(),
         }
     }
 
@@ -143,6 +174,9 @@ impl Auth {
         let class = identity.consumer.as_ref().and_then(|consumer| consumer.priority);
         pass.priority = class.unwrap_or(pass.priority);
         pass.identity = Some(identity);
+        if allowed == Err(Lack::Scope) && self.challenges.contains(&BEARER) {
+            pass.answer.push(Edit::Add(WWW_AUTHENTICATE, INSUFFICIENT_SCOPE));
+        }
         allowed.map_err(Reject::Forbidden)?;
         self.clear(arrival, pass);
         Ok(None)
@@ -156,9 +190,13 @@ impl Auth {
                 Ok(Proof::Answer(reply)) => answer = Some(reply),
                 Ok(Proof::Absent) => {}
                 Err(twice @ Reject::Unauthenticated(Denial::Ambiguous)) => return Err(twice),
-                Err(Reject::Unauthenticated(denial)) => {
-                    refusal.get_or_insert(Reject::Unauthenticated(denial));
-                }
+                Err(Reject::Unauthenticated(denial)) => match refusal {
+                    // That it is another's token says least.
+                    None | Some(Reject::Unauthenticated(Denial::Token(TokenFault::Issuer))) => {
+                        refusal = Some(Reject::Unauthenticated(denial));
+                    }
+                    Some(_) => {}
+                },
                 // It might have known them.
                 Err(unsure) => {
                     if matches!(refusal, None | Some(Reject::Unauthenticated(_))) {
@@ -199,6 +237,16 @@ impl Auth {
                 certificate::verify(arrival.facts, &self.consumers).map_err(Reject::Unauthenticated)?
             }
             Method::Basic => Box::pin(basic::verify(request, &self.consumers, &self.passwords)).await?,
+            Method::Jwt(provider) => {
+                let mut verified = provider.verify(request, &self.consumers);
+                if verified.as_ref().is_err_and(|refusal| provider.is_worth_waiting_for(refusal)) {
+                    verified = Box::pin(provider.verify_anew(request, &self.consumers)).await;
+                }
+                let Some((identity, verified)) = verified? else { return Ok(Proof::Absent) };
+                let fields = verified.fields.iter();
+                pass.upstream.extend(fields.map(|(name, value)| Edit::Set(name.clone(), value.clone())));
+                Some(identity)
+            }
             Method::Forward(service) => return Box::pin(forward(service, arrival, pass)).await,
         };
         Ok(known.map_or(Proof::Absent, Proof::Of))
@@ -210,16 +258,28 @@ impl Auth {
             let is_ours = |name: &str| self.parameters.iter().any(|ours| query::is_named(name, ours));
             pass.query = query::without(arrival.request.query, is_ours);
         }
-        let has = |scheme| basic::authorization(&arrival.request, scheme).is_ok_and(|found| found.is_some());
-        if !self.pass_credentials && self.methods.contains(&Method::Basic) && has("basic") {
+        // Where it stands twice nobody has looked at it, and it goes no further either.
+        let has = |scheme: &&str| !matches!(basic::authorization(&arrival.request, scheme), Ok(None));
+        if self.schemes.iter().any(has) {
             pass.upstream.push(Edit::Remove(AUTHORIZATION));
+        }
+        if !self.cookies.is_empty() {
+            let names: SmallVec<[&str; 2]> = self.cookies.iter().map(|name| &**name).collect();
+            match without_cookies(&arrival.request, &names).map(HeaderValue::try_from) {
+                None => {}
+                Some(Ok(rest)) if !rest.is_empty() => pass.upstream.push(Edit::Set(COOKIE, rest)),
+                Some(_) => pass.upstream.push(Edit::Remove(COOKIE)),
+            }
         }
     }
 
     /// RFC 9110 §11.6.1: each scheme that would do.
     fn challenge(&self, denial: Denial, pass: &mut Pass) -> Reject {
         if denial.status() == 401 {
-            let challenges = self.challenges.iter().cloned();
+            let is_token = matches!(denial, Denial::Token(_));
+            let own =
+                |one: &HeaderValue| if is_token && *one == BEARER { INVALID_TOKEN } else { one.clone() };
+            let challenges = self.challenges.iter().map(own);
             pass.answer.extend(challenges.map(|one| Edit::Add(WWW_AUTHENTICATE, one)));
         }
         Reject::Unauthenticated(denial)
@@ -244,6 +304,7 @@ impl Method {
             Method::ApiKey(_) => Some(HeaderValue::from_static("ApiKey realm=\"portcullis\"")),
             Method::Basic => Some(HeaderValue::from_static("Basic realm=\"portcullis\", charset=\"UTF-8\"")),
             Method::Certificate => Some(HeaderValue::from_static("Certificate realm=\"portcullis\"")),
+            Method::Jwt(_) => Some(BEARER),
             Method::Forward(_) => None,
         }
     }

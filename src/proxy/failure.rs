@@ -3,7 +3,7 @@
 use super::ctx::{client, conn, Ctx};
 use crate::base::grpc::{self, Code};
 use crate::base::units::show_size;
-use crate::error::Reject;
+use crate::error::{Denial, Reject};
 use crate::upstream::dial::tls_trouble;
 use crate::wire::conn::Fault;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -50,6 +50,7 @@ pub fn code(reject: &Reject) -> (u16, &'static str) {
         Reject::ForwardRefused => (403, "auth_forward_refused"),
         Reject::PasswordsBusy => (503, "auth_busy"),
         Reject::AuthUnavailable => (503, "auth_unavailable"),
+        Reject::KeysUnavailable => (503, "keys_unavailable"),
         Reject::NoTarget => (503, "no_healthy_target"),
         Reject::TooManyConnections => (503, "too_many_connections"),
         Reject::TooManyFromAddress => (429, "too_many_connections_from_address"),
@@ -125,7 +126,7 @@ fn problem(reject: &Reject) -> Problem {
         Reject::Forbidden(e) => ("Not allowed", e.detail().into()),
         Reject::ForwardRefused => ("Not allowed", "You may not come in.".into()),
         Reject::PasswordsBusy => ("Gateway busy", "Too many passwords are being verified.".into()),
-        Reject::AuthUnavailable => {
+        Reject::AuthUnavailable | Reject::KeysUnavailable => {
             ("Service unavailable", "Whether you may come in cannot be found out now.".into())
         }
         Reject::NoTarget => {
@@ -151,6 +152,10 @@ fn problem(reject: &Reject) -> Problem {
         Reject::ClientGone => ("Client closed request", "".into()),
         Reject::CutOff => ("Gateway stopped", "The gateway was stopped before this request was over.".into()),
         Reject::Internal => ("Internal error", "The gateway failed to handle this request.".into()),
+    };
+    let reason = match reject {
+        Reject::Unauthenticated(Denial::Token(_)) => "invalid_token", // more would help who tries tokens out
+        _ => reason,
     };
     Problem { status, reason, title, detail }
 }

@@ -3,6 +3,7 @@
 
 use super::door::Door;
 use super::reload::Reloads;
+use crate::auth::jwt::Provider;
 use crate::gateway::Gateway;
 use crate::limit::store::Store;
 use crate::observe::trace::Tracing;
@@ -15,6 +16,7 @@ use pingora::server::ShutdownWatch;
 use pingora::services::background::{BackgroundService, GenBackgroundService};
 use pingora::services::ServiceReadyNotifier;
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -48,11 +50,12 @@ impl BackgroundService for Background {
     async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
         self.door.begin(Handle::current());
         let gateway = self.gateway.load_full();
-        prepare(&gateway.upstreams, &gateway.resolver).await;
+        tokio::join!(prepare(&gateway.upstreams, &gateway.resolver), provide(&gateway.providers));
         super::acme::begin(&gateway).await;
         let mut upkeep = Upkeep {
             gateway: Arc::clone(&self.gateway),
             tasks: HashMap::new(),
+            keys: Vec::new(),
             exporting: None,
             counting: None,
         };
@@ -91,11 +94,27 @@ pub(super) async fn prepare(upstreams: &[Arc<Upstream>], resolver: &Arc<Resolver
     good
 }
 
-/// A task for each upstream of the snapshot that serves, and none for any other.
+/// Has keys of these providers where they can be had now.
+pub(super) async fn provide(providers: &[Arc<Provider>]) {
+    let mut preparing = JoinSet::new();
+    for provider in providers {
+        let provider = Arc::clone(provider);
+        preparing.spawn(async move { provider.prepare().await });
+    }
+    while let Some(prepared) = preparing.join_next().await {
+        if let Err(e) = prepared {
+            error!("the preparation of a provider failed: {e}"); // without keys it lets nobody in
+        }
+    }
+}
+
+/// A task for each upstream and each provider of the snapshot that serves, and none for any other.
 pub(super) struct Upkeep {
     gateway: Arc<ArcSwap<Gateway>>,
     /// By name; a task ends when its set is dropped.
     tasks: HashMap<Arc<str>, (Arc<Upstream>, JoinSet<()>)>,
+    /// A task ends when its set is dropped.
+    keys: Vec<(Arc<Provider>, JoinSet<()>)>,
     exporting: Option<Arc<Tracing>>,
     /// Who counts for all gateways.
     counting: Option<(Arc<Store>, JoinSet<()>)>,
@@ -111,11 +130,32 @@ impl Upkeep {
         for upstream in &gateway.upstreams {
             let kept = before.remove(upstream.name()).filter(|(old, _)| Arc::ptr_eq(old, upstream));
             let kept = kept.unwrap_or_else(|| {
+                let (what, one) =
+                    (format!("upstream {}: its maintenance", upstream.name()), Arc::clone(upstream));
+                let gateway = Arc::clone(&self.gateway);
                 let mut task = JoinSet::new();
-                task.spawn(maintain(Arc::clone(upstream), Arc::clone(&self.gateway)));
+                task.spawn(keep(what, move || {
+                    let (one, gateway) = (Arc::clone(&one), Arc::clone(&gateway));
+                    async move { one.maintain(|| Arc::clone(&gateway.load().resolver)).await }
+                }));
                 (Arc::clone(upstream), task)
             });
             self.tasks.insert(Arc::clone(upstream.name()), kept);
+        }
+        let mut before = std::mem::take(&mut self.keys);
+        for provider in &gateway.providers {
+            let kept = before.iter().position(|(old, _)| Arc::ptr_eq(old, provider));
+            let kept = kept.map(|at| before.swap_remove(at)).unwrap_or_else(|| {
+                let (what, one) =
+                    (format!("provider {}: keeping its keys", provider.name()), Arc::clone(provider));
+                let mut task = JoinSet::new();
+                task.spawn(keep(what, move || {
+                    let one = Arc::clone(&one);
+                    async move { one.keep().await }
+                }));
+                (Arc::clone(provider), task)
+            });
+            self.keys.push(kept);
         }
     }
 
@@ -125,8 +165,9 @@ impl Upkeep {
             return;
         }
         self.counting = store.map(|store| {
+            let (what, one) = ("the connection to the store of rate limits".to_owned(), Arc::clone(store));
             let mut task = JoinSet::new();
-            task.spawn(keep(Arc::clone(store)));
+            task.spawn(keep(what, move || Arc::clone(&one).run()));
             (Arc::clone(store), task)
         });
     }
@@ -148,30 +189,14 @@ impl Upkeep {
     }
 }
 
-/// Keeps a store's connection for ever.
-async fn keep(store: Arc<Store>) {
+/// Does something for ever, and anew when it fails by a fault of ours: without it what is known would silently stay as it is.
+async fn keep<F: Future<Output = ()> + Send + 'static>(what: String, begin: impl Fn() -> F) {
     loop {
         let mut task = JoinSet::new(); // ends its task when it is dropped
-        task.spawn(Arc::clone(&store).run());
+        task.spawn(begin());
         match task.join_next().await {
             Some(Err(e)) if e.is_panic() => {
-                error!("the connection to the store of rate limits failed and starts anew: {e}");
-                tokio::time::sleep(AFTER_PANIC).await;
-            }
-            _ => return,
-        }
-    }
-}
-
-/// Maintains an upstream for ever: without it health and names would silently stay as they are.
-async fn maintain(upstream: Arc<Upstream>, gateway: Arc<ArcSwap<Gateway>>) {
-    loop {
-        let (one, gateway) = (Arc::clone(&upstream), Arc::clone(&gateway));
-        let mut task = JoinSet::new(); // ends its task when it is dropped
-        task.spawn(async move { one.maintain(|| Arc::clone(&gateway.load().resolver)).await });
-        match task.join_next().await {
-            Some(Err(e)) if e.is_panic() => {
-                error!("upstream {}: its maintenance failed and starts anew: {e}", upstream.name());
+                error!("{what} failed and starts anew: {e}");
                 tokio::time::sleep(AFTER_PANIC).await;
             }
             _ => return,

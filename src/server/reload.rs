@@ -16,7 +16,7 @@
 //! Anybody may ask, from any thread; the reload itself runs in the background service alone, one at a time. Who asks while
 //! one runs gets one more after it, which reads the file anew: the last word wins, and no word is lost.
 
-use super::background::{prepare, Upkeep};
+use super::background::{prepare, provide, Upkeep};
 use super::door::Door;
 use super::listen::Listeners;
 use super::systemd;
@@ -221,7 +221,7 @@ impl Reloads {
         fit_descriptors(&mut gateway.limits);
         gateway.generation = old.generation + 1;
         let new = not_in(&gateway.upstreams, &old.upstreams);
-        let prepared = prepare(&new, &gateway.resolver).await;
+        let (prepared, ()) = tokio::join!(prepare(&new, &gateway.resolver), provide(&gateway.providers));
         let usable = match (prepared, self.shared.farewell.is_leaving()) {
             (false, _) => Err("an upstream could not be prepared".to_owned()),
             (true, true) => Err(LEAVING.to_owned()),

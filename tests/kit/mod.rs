@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod grpc;
 pub mod http2;
 pub mod http2_origin;
+pub mod jwt;
 pub mod origin;
 pub mod raw;
 pub mod redis;

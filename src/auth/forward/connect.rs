@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 /// Makes them. Authorities are read when the first one is made that has TLS.
 #[derive(Clone)]
-pub(super) struct Connector(Arc<Trust>);
+pub(in crate::auth) struct Connector(Arc<Trust>);
 
 struct Trust {
     authorities: Option<Vec<CertificateDer<'static>>>,
@@ -25,7 +25,7 @@ struct Trust {
 }
 
 impl Connector {
-    pub(super) fn new(authorities: Option<Vec<CertificateDer<'static>>>) -> Self {
+    pub(in crate::auth) fn new(authorities: Option<Vec<CertificateDer<'static>>>) -> Self {
         Connector(Arc::new(Trust { authorities, tls: OnceCell::new() }))
     }
 }
@@ -94,7 +94,7 @@ trait Link: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Link for T {}
 
 /// A connection.
-pub(super) struct Stream(Box<dyn Link>);
+pub(in crate::auth) struct Stream(Box<dyn Link>);
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {

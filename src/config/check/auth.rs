@@ -4,17 +4,20 @@ use super::super::decode::{suggest, At, Context};
 use super::super::raw::auth::{RawAuth, RawKnown, RawMethod};
 use super::super::raw::Raw;
 use crate::auth::consumer::is_name;
+use crate::auth::jwt::Settings;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
     consumers(raw, cx);
+    providers(raw, cx);
     let mut told = HashSet::new();
     let routes = raw.routes.iter().map(|route| &route.policies);
     for auth in routes.chain([&raw.defaults]).filter_map(|policies| policies.auth.as_ref()) {
         if let RawAuth::Known(known) = auth {
             possible(known, cx);
             known.methods.iter().for_each(|method| useful(raw, method, &mut told, cx));
+            known.methods.iter().for_each(|method| provided(raw, method, cx));
         }
     }
 }
@@ -46,6 +49,34 @@ fn consumers(raw: &Raw, cx: &Context<'_>) {
     }
 }
 
+/// The name of a provider is a label and stands in lists; whom its tokens name must be there.
+fn providers(raw: &Raw, cx: &Context<'_>) {
+    for provider in &raw.providers {
+        let At { place, value: name } = &provider.name;
+        if let Err(e) = is_name(name) {
+            cx.fail(place, e);
+        }
+        let strict = |settings: &Settings| settings.consumer_claim.is_some() && !settings.strangers;
+        if raw.consumers.is_empty() && provider.settings.as_ref().is_some_and(strict) {
+            cx.fail(
+                place,
+                "nobody could come in: `consumer_claim` names one of `consumers`, and there are none",
+            );
+        }
+    }
+}
+
+/// A token is verified by somebody.
+fn provided(raw: &Raw, method: &At<RawMethod>, cx: &Context<'_>) {
+    let RawMethod::Jwt(wanted, shown) = &method.value else { return };
+    let names = || raw.providers.iter().map(|provider| provider.name.value.as_str());
+    if !names().any(|name| name == wanted) {
+        let near = suggest(wanted, names());
+        let advice = if near.is_empty() { "; name one under `providers`" } else { &near };
+        cx.fail(&method.place, format!("no provider is named {shown:?}{advice}"));
+    }
+}
+
 fn once<T, K: Eq + Hash>(seen: &mut HashMap<K, usize>, at: &At<T>, key: K, what: &str, cx: &Context<'_>) {
     if let Some(first) = seen.insert(key, at.place.pos.line) {
         cx.fail(
@@ -61,7 +92,7 @@ fn possible(known: &RawKnown, cx: &Context<'_>) {
     if known.needs.groups.is_some() && !known.methods.iter().any(is_own) {
         cx.fail(&known.place, "nobody could come in: `forward` knows no groups");
     }
-    let brings_token = |_: &At<RawMethod>| false;
+    let brings_token = |method: &At<RawMethod>| matches!(method.value, RawMethod::Jwt(..));
     if known.needs.need_a_token() && !known.methods.iter().any(brings_token) {
         cx.fail(
             &known.place,

@@ -3,6 +3,7 @@
 use super::super::raw::auth::{RawAuth, RawConsumer, RawKnown, RawMethod};
 use crate::auth::consumer::{Consumer, Consumers, Entry};
 use crate::auth::forward::{self, Service};
+use crate::auth::jwt::Provider;
 use crate::auth::password::Passwords;
 use crate::gateway::Gateway;
 use crate::policy::auth::{Auth, Method, Spec};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 /// What the routes' policies share.
 pub(super) struct Guards<'a> {
     consumers: Arc<Consumers>,
+    providers: &'a [Arc<Provider>],
     pub(super) passwords: Arc<Passwords>,
     /// Those of the configuration before this one: who is asked as before is asked over the same connections.
     running: &'a [Arc<Service>],
@@ -21,7 +23,11 @@ pub(super) struct Guards<'a> {
 }
 
 impl<'a> Guards<'a> {
-    pub(super) fn new(raw: Vec<RawConsumer>, before: Option<&'a Gateway>) -> Self {
+    pub(super) fn new(
+        raw: Vec<RawConsumer>,
+        providers: &'a [Arc<Provider>],
+        before: Option<&'a Gateway>,
+    ) -> Self {
         let entry = |raw: RawConsumer| Entry {
             consumer: Consumer {
                 priority: raw.priority,
@@ -34,6 +40,7 @@ impl<'a> Guards<'a> {
         };
         Guards {
             consumers: Arc::new(Consumers::new(raw.into_iter().map(entry).collect())),
+            providers,
             passwords: before.map(|before| Arc::clone(&before.passwords)).unwrap_or_default(),
             running: before.map_or(&[][..], |before| &before.services),
             services: Vec::new(),
@@ -46,14 +53,15 @@ impl<'a> Guards<'a> {
         let RawAuth::Known(RawKnown { mode, methods, needs, pass_credentials, .. }) = raw else {
             return None;
         };
-        let methods = methods.iter().map(|method| self.method(&method.value)).collect();
+        let methods = methods.iter().filter_map(|method| self.method(&method.value)).collect();
         let (needs, pass_credentials) = (needs.clone(), *pass_credentials);
         let spec = Spec { methods, mode: *mode, needs, pass_credentials };
         Some(Policy::Auth(Arc::new(Auth::new(spec, &self.consumers, &self.passwords))))
     }
 
-    fn method(&mut self, raw: &RawMethod) -> Method {
-        match raw {
+    /// None: it names a provider that is not there, which `check` has said.
+    fn method(&mut self, raw: &RawMethod) -> Option<Method> {
+        Some(match raw {
             RawMethod::ApiKey(key) => {
                 let name = key.query.iter().map(|name| name.to_ascii_lowercase());
                 self.parameters
@@ -62,8 +70,12 @@ impl<'a> Guards<'a> {
             }
             RawMethod::Basic => Method::Basic,
             RawMethod::Certificate => Method::Certificate,
+            RawMethod::Jwt(name, _) => {
+                let provider = self.providers.iter().find(|provider| provider.name() == name)?;
+                Method::Jwt(Arc::clone(provider))
+            }
             RawMethod::Forward(spec) => Method::Forward(self.service(spec)),
-        }
+        })
     }
 
     fn service(&mut self, spec: &forward::Spec) -> Arc<Service> {

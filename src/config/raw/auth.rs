@@ -55,6 +55,8 @@ pub enum RawMethod {
     Basic,
     /// `certificate`.
     Certificate,
+    /// `jwt`: the provider's name, and what a message may show of it.
+    Jwt(String, String),
     /// `forward`.
     Forward(forward::Spec),
 }

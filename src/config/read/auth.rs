@@ -206,16 +206,18 @@ fn methods(list: &Item<'_, '_>) -> Vec<At<RawMethod>> {
 
 fn method(item: &Item<'_, '_>) -> Option<RawMethod> {
     const FORM: &str =
-        "a method: api_key, basic, certificate, {api_key: {query: api_key}} or {forward: http://127.0.0.1:9000/check}";
+        "a method: api_key, basic, certificate, {api_key: {query: api_key}}, {jwt: main-idp} or {forward: http://127.0.0.1:9000/check}";
     if !item.is_map() {
         return item.parse(FORM, |text| plain(text, &[])).map(|method| method.value);
     }
     let fields = item.fields(FORM)?;
     let before = item.errors();
     let key = fields.get("api_key").and_then(|item| api_key(&item)).map(RawMethod::ApiKey);
+    let token = fields.get("jwt").and_then(|item| item.text("the name of a provider"));
+    let token = token.map(|name| RawMethod::Jwt(name.value.clone(), name.shown()));
     let service = fields.get("forward").and_then(|item| forward(&item)).map(RawMethod::Forward);
     fields.close();
-    let mut found: Vec<_> = [key, service].into_iter().flatten().collect();
+    let mut found: Vec<_> = [key, token, service].into_iter().flatten().collect();
     if found.len() != 1 {
         if item.errors() == before {
             item.fail(format!("expected {FORM}"));
@@ -322,7 +324,7 @@ fn texts(item: &Item<'_, '_>) -> Option<Box<[Box<str>]>> {
     Some(items.iter().filter_map(|i| i.text("a text")).map(|text| text.value.into()).collect())
 }
 
-fn claims(item: &Item<'_, '_>) -> Vec<(Box<str>, Need)> {
+pub(super) fn claims(item: &Item<'_, '_>) -> Vec<(Box<str>, Need)> {
     let entries = item.entries("a mapping such as {role: [admin, editor]}");
     if entries.is_empty() && item.is_map() {
         item.fail("the mapping is empty; leave the key out to ask for nothing");
