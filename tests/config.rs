@@ -150,7 +150,7 @@ fn every_mistake_is_named_with_its_place() {
 /// Keys of the contract that a later issue builds: refused, because a key that is ignored is worse.
 #[test]
 fn what_is_not_built_yet_is_unknown() {
-    for key in ["cache_store"] {
+    for key in ["cache_store", "discovery"] {
         let found = errors(&format!("{LISTENERS}{key}: {{}}\n{ROUTES}"));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with(&format!("p.yaml:2:1: {key}: unknown key; known here: ")), "{found:?}");
