@@ -27,9 +27,9 @@ struct Walk {
 
 impl Walk {
     fn new() -> Walk {
-        let held: Vec<TcpListener> = (0..7).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let held: Vec<TcpListener> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let port = |l: &TcpListener| l.local_addr().unwrap().port().to_string();
-        let ports = ["8080", "5001", "5002", "8081", "9901", "8443", "8082"]
+        let ports = ["8080", "5001", "5002", "8081", "9901", "8443", "8082", "8083"]
             .into_iter()
             .zip(held.iter().map(port))
             .collect();

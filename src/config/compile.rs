@@ -4,27 +4,19 @@ mod auth;
 mod door;
 mod limit;
 mod provider;
+mod routes;
 
-use super::check::matching;
-use super::decode::At;
 use super::raw::{
-    upstream_url, Balance, Raw, RawAcme, RawAction, RawHealthCheck, RawLimits, RawListener, RawPolicies,
-    RawProtocol, RawRewrite, RawRoute, RawTls, RawUpstream, RawUpstreamTls, UpstreamUrl, Whereabouts,
+    upstream_url, Balance, Raw, RawAcme, RawHealthCheck, RawLimits, RawListener, RawProtocol, RawTls,
+    RawUpstream, RawUpstreamTls, UpstreamUrl, Whereabouts,
 };
 use crate::base::client::TrustedProxies;
 use crate::error::ConfigError;
-use crate::gateway::{
-    Action, Gateway, Limits, Listener, Protocols, Retry, Route, Rules, Settings, Split, Timing,
-};
+use crate::gateway::{Gateway, Limits, Listener, Protocols, Settings, Timing};
 use crate::limit::Limiter;
 use crate::observe::access_log::AccessLog;
-use crate::observe::stats::RouteStats;
 use crate::observe::trace::Tracing;
-use crate::policy::concurrency::Concurrency;
-use crate::policy::max_body::MaxBody;
-use crate::policy::rewrite::{PathRewrite, Rewrite};
-use crate::policy::{Chain, Policy};
-use crate::router::{Match, PathMatch, Router};
+use crate::router::Router;
 use crate::tls::acme::{folders, Wants};
 use crate::tls::ticket::TicketKeys;
 use crate::tls::{terminator as tls, Terminator};
@@ -37,8 +29,8 @@ use crate::upstream::load::LoadSpec;
 use crate::upstream::peer::{Address, Timeouts};
 use crate::upstream::{Spec, Upstream};
 use crate::wire::head::HeadLimits;
-use http::HeaderValue;
-use std::collections::{HashMap, VecDeque};
+use routes::Routes;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::sync::Arc;
@@ -56,9 +48,7 @@ pub struct Compiled {
     pub warnings: Vec<ConfigError>,
 }
 
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_POOL: usize = 128;
-const DEFAULT_RETRY: Retry = Retry { attempts: 2, connect: true, reset: true };
 
 /// Builds everything; an upstream that runs and stays as it is configured is the same one with its state, and what is
 /// counted for a route goes on under its name. What `check` found wrong may be left out: nothing of the result is used then.
@@ -66,55 +56,24 @@ pub(super) fn compile(mut raw: Raw, before: Option<&Gateway>) -> Compiled {
     let running = before.map_or(&[][..], |before| &before.upstreams);
     let running = running.iter().map(|upstream| (&**upstream.name(), upstream)).collect();
     let mut upstreams = Upstreams { running, ..Upstreams::default() };
-    let counted = before.into_iter().flat_map(|before| before.router.iter());
-    let counted: HashMap<&str, &Route> = counted.map(|route| (&*route.stats.name.plain, route)).collect();
-    let mut matches = Vec::with_capacity(raw.routes.len());
     for upstream in &raw.upstreams {
         upstreams.add(spec(upstream));
     }
     let timing = timing(&raw);
     let providers = provider::providers(std::mem::take(&mut raw.providers), before);
-    let mut guards = auth::Guards::new(std::mem::take(&mut raw.consumers), &providers, before);
-    let mut names = HashMap::new();
-    let mut shared = Shared::default();
-    let mut files = door::ListFiles::default();
+    let guards = auth::Guards::new(std::mem::take(&mut raw.consumers), &providers, before);
     let limited = before.map(|before| &before.limiter);
-    let mut limits = limit::Limits::new(Limiter::new(raw.rate_limits, limited), raw.rate_plans, limited);
+    let limits = limit::Limits::new(Limiter::new(raw.rate_limits, limited), raw.rate_plans, limited);
+    let mut routes = Routes::new(raw.defaults, guards, limits, before);
     let count = raw.routes.len();
-    let routes: Vec<(Match, Route)> = raw
-        .routes
-        .into_iter()
-        .filter_map(|mut route| {
-            let action = action(route.action.take()?, &mut upstreams)?;
-            let matching = matching(&route);
-            let name = route_name(&route, &matching, &mut names);
-            matches.push(described(&matching).into());
-            let old = counted.get(name.as_str()).copied();
-            let stats = old.map_or_else(|| Arc::new(RouteStats::new(&name)), |old| Arc::clone(&old.stats));
-            let policies = route.policies.clone().or(&raw.defaults);
-            let rewrite = route.rewrite.map(|r| r.value);
-            let mut own = door::policies(&policies.door, &mut files);
-            own.extend(limits.policies(&name, policies.rate_limit.as_deref().unwrap_or_default()));
-            own.extend(policies.auth.as_ref().and_then(|auth| guards.policy(auth)));
-            let chain = chain(&policies, own, rewrite, &matching.path, old);
-            let timeout = policies.timeout.unwrap_or(DEFAULT_TIMEOUT);
-            let retry = policies.retry.map_or(DEFAULT_RETRY, |r| Retry {
-                attempts: r.attempts,
-                connect: r.connect,
-                reset: r.reset,
-            });
-            let priority = policies.priority.unwrap_or_default();
-            let grpc_web = policies.grpc_web.is_some_and(|flag| flag.value);
-            let rules = shared.share(Rules { chain, timeout, retry, priority, grpc_web });
-            Some((matching, Route { stats, action, rules }))
-        })
-        .collect();
+    let table = raw.routes.into_iter().filter_map(|route| routes.add(route, &mut upstreams)).collect();
     let settings =
         Settings { control: raw.control.clone(), threads: raw.threads, pool: upstreams.pool.max(1) };
     let ticket_keys = before.map(|before| Arc::clone(&before.ticket_keys)).unwrap_or_default();
     let mut wants = Wants::after(before.map_or(&[][..], |before| &before.wanted));
     let listeners = listeners(raw.listeners, &ticket_keys, &mut wants, before);
     let wanted = wants.all();
+    let Routes { guards, files, limits, matches, .. } = routes;
     let auth::Guards { passwords, services, parameters, .. } = guards;
     raw.access_log.mask.extend(parameters);
     let gateway = Gateway {
@@ -122,7 +81,7 @@ pub(super) fn compile(mut raw: Raw, before: Option<&Gateway>) -> Compiled {
         folders: folders(&wanted),
         wanted,
         ticket_keys,
-        router: Router::build(routes),
+        router: Router::build(table),
         trusted: TrustedProxies::new(&raw.trusted_proxies),
         lists: files.all(),
         limits: self::limits(&raw.limits),
@@ -350,132 +309,4 @@ fn limits(raw: &RawLimits) -> Limits {
             fields: raw.max_header_fields.unwrap_or(100) as usize,
         },
     }
-}
-
-fn action(raw: At<RawAction>, upstreams: &mut Upstreams<'_>) -> Option<Action> {
-    match raw.value {
-        RawAction::Redirect(redirect) => Some(Action::Redirect(Box::new(redirect))),
-        RawAction::Respond(respond) => Some(Action::Respond(Box::new(respond))),
-        RawAction::Upstream(choices) => {
-            let choices: Option<Vec<_>> = choices
-                .into_iter()
-                .map(|(name, weight)| Some((weight, upstreams.get(&name.value)?)))
-                .collect();
-            choices.map(|choices| Action::Forward(Split::new(choices)))
-        }
-    }
-}
-
-/// The route's own name, or one made of what it matches; never the same twice.
-fn route_name(route: &RawRoute, matching: &Match, taken: &mut HashMap<String, usize>) -> String {
-    let derived = || {
-        let methods = matching.methods.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(",");
-        let host = matching.hosts.first().map(ToString::to_string).unwrap_or_default();
-        let path = match &matching.path {
-            PathMatch::Prefix(path) => path.clone(),
-            PathMatch::Exact(path) => format!("={path}"),
-            PathMatch::Regex(pattern) => format!("~{pattern}"),
-        };
-        format!("{methods}{}{host}{path}", if methods.is_empty() { "" } else { ":" })
-    };
-    let base = route.name.as_ref().map_or_else(derived, |name| name.value.clone());
-    let mut name = base.clone();
-    while taken.contains_key(&name) {
-        // Goes on where the last of that base ended: thousands of routes may differ by a header only.
-        let uses = taken.entry(base.clone()).or_insert(1);
-        *uses += 1;
-        name = format!("{base}#{uses}");
-    }
-    taken.insert(name.clone(), 1);
-    name
-}
-
-/// What a route takes, for people.
-fn described(matching: &Match) -> String {
-    let methods = matching.methods.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(",");
-    let hosts = matching.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let path = match &matching.path {
-        PathMatch::Prefix(path) => path.clone(),
-        PathMatch::Exact(path) => format!("={path}"),
-        PathMatch::Regex(pattern) => format!("~{pattern}"),
-    };
-    let mut text = [methods, format!("{hosts}{path}")].join(" ").trim_start().to_owned();
-    if !matching.headers.is_empty() || !matching.query.is_empty() {
-        let headers = matching.headers.iter().map(|(name, _)| name.as_str());
-        let query = matching.query.iter().map(|(name, _)| name.as_str());
-        let names: Vec<&str> = headers.chain(query).collect();
-        text += &format!(" [{}]", names.join(", "));
-    }
-    text
-}
-
-impl RawPolicies {
-    /// These, and for what is absent the defaults.
-    fn or(self, defaults: &RawPolicies) -> RawPolicies {
-        RawPolicies {
-            request_headers: self.request_headers.or_else(|| defaults.request_headers.clone()),
-            response_headers: self.response_headers.or_else(|| defaults.response_headers.clone()),
-            timeout: self.timeout.or(defaults.timeout),
-            retry: self.retry.or_else(|| defaults.retry.clone()),
-            rate_limit: self.rate_limit.or_else(|| defaults.rate_limit.clone()),
-            max_body: self.max_body.or(defaults.max_body),
-            concurrency: self.concurrency.or(defaults.concurrency),
-            priority: self.priority.or(defaults.priority),
-            grpc_web: self.grpc_web.or_else(|| defaults.grpc_web.clone()),
-            door: self.door.or(&defaults.door),
-            auth: self.auth.or_else(|| defaults.auth.clone()),
-        }
-    }
-}
-
-/// The rules of the last routes; a file has few different ones, mostly in groups.
-#[derive(Default)]
-struct Shared(VecDeque<Arc<Rules>>);
-
-impl Shared {
-    /// How many are looked through for each route.
-    const MOST: usize = 8;
-
-    fn share(&mut self, rules: Rules) -> Arc<Rules> {
-        if let Some(same) = self.0.iter().find(|known| ***known == rules) {
-            return Arc::clone(same);
-        }
-        let rules = Arc::new(rules);
-        self.0.truncate(Self::MOST - 1);
-        self.0.push_front(Arc::clone(&rules));
-        rules
-    }
-}
-
-/// What a route does besides; `old` is the running one of its name, whose counts go on.
-fn chain(
-    policies: &RawPolicies,
-    mut chain: Vec<Policy>,
-    rewrite: Option<RawRewrite>,
-    path: &PathMatch,
-    old: Option<&Route>,
-) -> Chain {
-    let before = old.and_then(|old| old.rules.chain.concurrency());
-    chain.extend(policies.concurrency.map(|max| Policy::Concurrency(Concurrency::new(max, before))));
-    chain.extend(policies.max_body.map(|bytes| Policy::MaxBody(MaxBody(bytes))));
-    chain.extend(rewrite.map(|raw| Policy::Rewrite(self::rewrite(raw, path))));
-    chain.extend(policies.request_headers.clone().map(Policy::RequestHeaders));
-    chain.extend(policies.response_headers.clone().map(Policy::ResponseHeaders));
-    Chain::new(chain)
-}
-
-fn rewrite(raw: RawRewrite, path: &PathMatch) -> Rewrite {
-    let from = || match path {
-        PathMatch::Prefix(prefix) => prefix.trim_end_matches('/').into(),
-        PathMatch::Exact(_) | PathMatch::Regex(_) => "".into(), // refused by `check`
-    };
-    let path = match raw {
-        RawRewrite { path: Some(path), .. } => Some(PathRewrite::Whole(path.into())),
-        RawRewrite { prefix: Some(to), .. } => {
-            Some(PathRewrite::Replace { from: from(), to: to.trim_end_matches('/').into() })
-        }
-        RawRewrite { strip_prefix: true, .. } => Some(PathRewrite::Strip { from: from() }),
-        RawRewrite { .. } => None,
-    };
-    Rewrite { path, host: raw.host.and_then(|host| HeaderValue::try_from(host).ok()) }
 }

@@ -33,10 +33,8 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
         }
         raw.listeners = items.iter().filter_map(listener::listener).collect();
     }
-    raw.threads = fields
-        .get("threads")
-        .and_then(|i| i.number("a number of threads", 1, 1024))
-        .map(|n| n.value as usize);
+    let threads = fields.get("threads").and_then(|i| i.number("a number of threads", 1, 1024));
+    raw.threads = threads.map(|n| n.value as usize);
     raw.grace_period =
         fields.get("grace_period").and_then(|i| i.parse("a duration", units::duration)).map(|d| d.value);
     raw.watch = fields.get("watch").and_then(|i| i.flag()).is_some_and(|watch| watch.value);
@@ -51,12 +49,9 @@ pub(super) fn file(root: &Item<'_, '_>) -> Raw {
     }
     raw.traces = fields.get("traces").and_then(|item| observe::traces(&item));
     if let Some(item) = fields.get("trusted_proxies") {
-        raw.trusted_proxies = item
-            .items("a list of networks such as [10.0.0.0/8]")
-            .iter()
-            .filter_map(|i| i.parse("a network", network))
-            .map(|n| n.value)
-            .collect();
+        let items = item.items("a list of networks such as [10.0.0.0/8]");
+        let networks = items.iter().filter_map(|i| i.parse("a network", network));
+        raw.trusted_proxies = networks.map(|n| n.value).collect();
     }
     if let Some(resolver) = fields.get("resolver") {
         raw.resolver = self::resolver(&resolver);
