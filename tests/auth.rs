@@ -400,7 +400,8 @@ fn when_too_many_passwords_wait_nobody_new_is_let_in_and_who_is_known_is() {
     let origin = echo();
     let slow = bcrypt::hash("right", 14).unwrap(); // a second each
     let yaml = format!(
-        "consumers: {{a: {{basic: {{username: a, password: \"{SESAME}\"}}}}, b: {{basic: {{username: b, password: \"{slow}\"}}}}}}\n\
+        "trusted_proxies: [127.0.0.1]\n\
+         consumers: {{a: {{basic: {{username: a, password: \"{SESAME}\"}}}}, b: {{basic: {{username: b, password: \"{slow}\"}}}}}}\n\
          routes: [{{path: /, upstream: \"{}\", auth: basic}}]\n",
         origin.url()
     );
@@ -409,17 +410,27 @@ fn when_too_many_passwords_wait_nobody_new_is_let_in_and_who_is_known_is() {
     assert_eq!(ask(&gateway, "/", &known).status, 200);
     // Each either waits, from then on, or is told at once that there is no room.
     let mut waiting = Vec::new();
-    let mut room = |credentials: &str| {
+    let mut room = |credentials: &str, address: &str| {
         let mut client = Raw::connect(gateway.address());
-        client.send(format!("GET / HTTP/1.1\r\nHost: test\r\n{}\r\n", basic(credentials)));
+        client.send(format!(
+            "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: {address}\r\n{}\r\n",
+            basic(credentials)
+        ));
         if client.silent_for(Duration::from_millis(50)) {
             waiting.push(client);
             return None;
         }
         Some(client.response()).filter(|answer| answer.status != 401)
     };
+    // One address has few places, and leaves room for others.
+    let alone = kit::wait_for("there is no more room for one", || room("b:guess", "192.0.2.1"));
+    assert_eq!((alone.status, alone.problem().as_str()), (503, "auth_busy"));
+    let mut others = 0;
     for credentials in ["b:guess", "b:right"] {
-        let answer = kit::wait_for("there is no more room", || room(credentials));
+        let answer = kit::wait_for("there is no more room", || {
+            others += 1;
+            room(credentials, &format!("198.51.100.{}", others % 200))
+        });
         assert_eq!(answer.status, 503, "{credentials}: {answer:?}");
         assert_eq!((answer.problem().as_str(), answer.field("retry-after")), ("auth_busy", Some("1")));
     }
@@ -668,6 +679,36 @@ fn a_service_beside_keys_is_asked_only_of_others_and_its_failure_is_no_way_in() 
     assert_eq!(ask(&gateway, "/", "X-Api-Key: wrong\r\n").problem(), "auth_unavailable");
     assert_eq!(ask(&gateway, "/", "").problem(), "auth_unavailable");
     assert_eq!(origin.received().len(), 1);
+}
+
+/// The service could look at the first of them and the upstream at the last.
+#[test]
+fn a_service_is_not_asked_about_what_stands_twice() {
+    let origin = echo();
+    let service = Origin::start(|_| reply(204, ""));
+    let gateway = Gateway::start(&asking(&service.url(), "", &origin));
+    let twice = "Authorization: Bearer mine\r\nAuthorization: Bearer another's\r\n";
+    let answer = ask(&gateway, "/", twice);
+    assert_eq!((answer.status, answer.problem().as_str()), (400, "auth_ambiguous"));
+    assert_eq!(
+        ask(&gateway, "/", "Authorization: Bearer mine\r\nCookie: a=1\r\nCookie: b=2\r\n").status,
+        200
+    );
+    assert_eq!((service.received().len(), origin.received().len()), (1, 1));
+}
+
+/// What the client proved itself with is taken away, and what the service says in its place is not.
+#[test]
+fn a_service_may_give_the_upstream_another_credential() {
+    let origin = echo();
+    let service = Origin::start(|_| raw("HTTP/1.1 204 X\r\nAuthorization: Bearer inner\r\n\r\n"));
+    let routes = format!(
+        "- {{path: /, upstream: ORIGIN, auth: {{all: [basic, {{forward: {{url: \"{}\", response_headers: [authorization]}}}}]}}}}\n",
+        service.url()
+    );
+    let gateway = start(&routes, &origin);
+    let got = forwarded(&gateway, &origin, "/", &basic("ali:open sesame"));
+    assert_eq!(got.all("authorization"), ["Bearer inner"]);
 }
 
 // ---- what the file says ----

@@ -761,6 +761,35 @@ fn a_process_that_leaves_finishes_what_has_begun() {
     assert_eq!(gateway.access_log().len(), 2);
 }
 
+/// A request is over for the gateway when its answer is queued; the client has it when it takes it.
+#[test]
+fn a_process_that_leaves_sends_what_it_has_answered() {
+    const STREAMS: u32 = 128;
+    const BODY: usize = 60_000; // all of them together are more than a socket takes
+    let origin = Origin::text(&"x".repeat(BODY));
+    let mut gateway =
+        gateway(&format!("linger: 100ms\nroutes: [{{path: /, upstream: \"{}\"}}]", origin.url()));
+    let mut client = Frames::connect_with(gateway.address(), &[0, 4, 0x7F, 0xFF, 0xFF, 0xFF]);
+    client.frame(frames::WINDOW_UPDATE, 0, 0, &[0x7F, 0xFF, 0, 0]);
+    for n in 0..STREAMS {
+        client.get(2 * n + 1, "/");
+    }
+    gateway.access_lines(STREAMS as usize);
+    gateway.signal("TERM");
+    gateway.wait_log(&["no new connections"]);
+    std::thread::sleep(Duration::from_millis(1500)); // longer than it would stay for its own sake
+    assert!(gateway.is_running());
+    let (mut bytes, mut ends) = (0, 0);
+    while let Some(frame) = client.next() {
+        if frame.kind == frames::DATA {
+            bytes += frame.payload.len();
+            ends += u32::from(frame.flags & frames::END_STREAM != 0);
+        }
+    }
+    assert_eq!((bytes, ends), (BODY * STREAMS as usize, STREAMS));
+    assert!(gateway.wait_exit().success());
+}
+
 /// Waits for a condition without keeping the clients from what they do.
 async fn until_async(condition: impl Fn() -> bool) {
     while !condition() {

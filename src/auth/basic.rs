@@ -10,6 +10,7 @@ use base64::engine::general_purpose::GeneralPurpose;
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 use base64::Engine;
 use http::header::AUTHORIZATION;
+use std::net::IpAddr;
 use zeroize::Zeroizing;
 
 /// Some clients leave the padding out.
@@ -24,6 +25,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// They are not who they say, say it in a wrong way or several times, or cannot be verified now.
 pub async fn verify(
     request: &Request<'_>,
+    client: Option<IpAddr>,
     consumers: &Consumers,
     passwords: &Passwords,
 ) -> Result<Option<Identity>, Reject> {
@@ -37,7 +39,7 @@ pub async fn verify(
     let number = passwords.number(&username);
     let hash = known.map(|(hash, _)| hash).or_else(|| consumers.decoy(number));
     let Some(hash) = hash else { return Err(wrong) };
-    let verified = passwords.verify(hash, &username, password, known.is_none()).await;
+    let verified = passwords.verify(hash, &username, password, known.is_none(), client).await;
     match (verified, known) {
         (Err(_), _) => Err(Reject::PasswordsBusy),
         (Ok(true), Some((_, consumer))) => Ok(Some(Identity::of(consumer))),

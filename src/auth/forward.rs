@@ -24,12 +24,15 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// The most that an answer's body has.
 const MOST: usize = 64 << 10;
 /// How long a connection that nobody uses is kept, and how many.
 const IDLE: Duration = Duration::from_secs(30);
 const MOST_IDLE: usize = 64;
+/// How many may wait for its answer at once; one more is not let in.
+const MOST_AT_ONCE: usize = 256;
 
 /// What of a refusal the client gets besides its body.
 const PASSED_ON: [HeaderName; 9] = [
@@ -117,6 +120,8 @@ pub struct Service {
     shown: Box<str>,
     client: Client<Connector, Empty<Bytes>>,
     failing: AtomicBool,
+    /// For those who wait for its answer: each has a connection, and whoever asks has proven nothing yet.
+    places: Semaphore,
 }
 
 impl Service {
@@ -130,7 +135,14 @@ impl Service {
         let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
         let (url, place) = (&spec.url, spec.url.authority().map_or("", |authority| authority.as_str()));
         let shown = format!("{}://{place}{}", url.scheme_str().unwrap_or_default(), url.path()).into();
-        Service { client: client.build(connector), host, shown, failing: AtomicBool::new(false), spec }
+        Service {
+            client: client.build(connector),
+            host,
+            shown,
+            failing: AtomicBool::new(false),
+            places: Semaphore::new(MOST_AT_ONCE),
+            spec,
+        }
     }
 
     /// How it is configured.
@@ -148,12 +160,20 @@ impl Service {
         client: Option<IpAddr>,
         facts: Option<&Facts>,
     ) -> Result<Verdict, Unavailable> {
+        let Ok(_place) = self.places.try_acquire() else {
+            return self.told(Err(format!("{MOST_AT_ONCE} questions wait for it already")));
+        };
         let asked = self.question(request, client, facts);
         let answered = match asked {
             Some(asked) => tokio::time::timeout(self.spec.timeout, self.exchange(asked)).await,
             None => return Err(Unavailable), // no field of this request can say what was asked for
         };
         let answered = answered.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.spec.timeout)));
+        self.told(answered)
+    }
+
+    /// Notes whether it can be asked.
+    fn told(&self, answered: Result<Verdict, String>) -> Result<Verdict, Unavailable> {
         match answered {
             Ok(verdict) => {
                 if self.failing.swap(false, Ordering::Relaxed) {

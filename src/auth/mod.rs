@@ -67,13 +67,6 @@ impl Identity {
         self.consumer.as_ref().map_or("", |consumer| &consumer.name)
     }
 
-    /// Whom limits tell apart: the consumer, or the subject of a token that names none; none: a service vouches for them
-    /// without a name.
-    pub fn caller(&self) -> Option<&str> {
-        let subject = || self.claims.as_ref().map(|claims| &*claims.subject).filter(|name| !name.is_empty());
-        self.consumer.as_ref().map(|consumer| &*consumer.name).or_else(subject)
-    }
-
     /// Whether they are in a group, as a consumer or by their token.
     pub fn in_group(&self, group: &str) -> bool {
         let own = self.consumer.iter().flat_map(|consumer| &consumer.groups);

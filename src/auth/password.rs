@@ -1,16 +1,17 @@
 //! Passwords: what they are verified against, and the work of doing so, which is meant to be much.
 //!
 //! It is done away from the threads that serve requests, by at most half of the processors at once, and only so many wait
-//! for it: who comes then is told to come again, and is not let in. A password that was right is known for a minute, by a
-//! keyed hash of it and of what it was verified against, so that one that is changed is not known any more. Who is known
+//! for it, few of one address: who comes then is told to come again, and is not let in. A password that was right is known for
+//! as long as it is used once a minute, by a keyed hash of it and of what it was verified against, so that one that is changed is not known any more. Who is known
 //! so waits for nobody, however many guess.
 
+use crate::base::client;
 use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::hmac;
 use rustc_hash::FxHashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
@@ -19,7 +20,9 @@ use zeroize::Zeroizing;
 
 /// How many may be verified or wait for it.
 const MOST_WAITING: usize = 64;
-/// For how long a password that was right is.
+/// How many of them may be of one address (of IPv6 of one /64): others are to have room.
+const MOST_OF_ONE: usize = 8;
+/// For how long a password that was right is known after its last use.
 const MEMORY: Duration = Duration::from_secs(60);
 /// How many are known.
 const MOST_KNOWN: usize = 4096;
@@ -152,7 +155,7 @@ pub struct Busy;
 pub struct Passwords {
     key: hmac::Key,
     known: Mutex<FxHashMap<[u8; 32], Instant>>,
-    waiting: AtomicUsize,
+    waiting: Mutex<Waiting>,
     running: Arc<Semaphore>,
 }
 
@@ -164,7 +167,7 @@ impl Default for Passwords {
         Passwords {
             key: hmac::Key::new(hmac::HMAC_SHA256, &key[..]),
             known: Mutex::default(),
-            waiting: AtomicUsize::new(0),
+            waiting: Mutex::default(),
             running: Arc::new(Semaphore::new((processors / 2).max(1))),
         }
     }
@@ -188,12 +191,13 @@ impl Passwords {
         username: &str,
         password: Zeroizing<Vec<u8>>,
         decoy: bool,
+        client: Option<IpAddr>,
     ) -> Result<bool, Busy> {
         let mark = self.mark(hash, username, &password);
         if self.knows(&mark) && !decoy {
             return Ok(true);
         }
-        let _place = Place::take(&self.waiting).ok_or(Busy)?;
+        let _place = Place::take(&self.waiting, client).ok_or(Busy)?;
         // It is never closed.
         let Ok(turn) = Arc::clone(&self.running).acquire_owned().await else { return Ok(false) };
         let hash = Arc::clone(hash);
@@ -218,7 +222,10 @@ impl Passwords {
     }
 
     fn knows(&self, mark: &[u8; 32]) -> bool {
-        self.known().get(mark).is_some_and(|until| Instant::now() < *until)
+        let (mut known, now) = (self.known(), Instant::now());
+        let Some(until) = known.get_mut(mark).filter(|until| now < **until) else { return false };
+        *until = now + MEMORY;
+        true
     }
 
     fn remember(&self, mark: [u8; 32]) {
@@ -248,23 +255,53 @@ impl Eq for Passwords {}
 /// How many wait, and no more.
 impl fmt::Debug for Passwords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Passwords").field("waiting", &self.waiting).finish_non_exhaustive()
+        f.debug_struct("Passwords")
+            .field("waiting", &self.waiting.lock().map(|waiting| waiting.all).unwrap_or_default())
+            .finish_non_exhaustive()
     }
 }
 
+/// Who waits.
+#[derive(Debug, Default)]
+struct Waiting {
+    all: usize,
+    by_address: FxHashMap<Option<IpAddr>, usize>,
+}
+
 /// One of the places for those that wait.
-struct Place<'a>(&'a AtomicUsize);
+struct Place<'a> {
+    waiting: &'a Mutex<Waiting>,
+    site: Option<IpAddr>,
+}
 
 impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize) -> Option<Self> {
-        let more = |taken: usize| (taken < MOST_WAITING).then_some(taken + 1);
-        waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Place(waiting))
+    fn take(waiting: &'a Mutex<Waiting>, client: Option<IpAddr>) -> Option<Self> {
+        let site = client.map(client::site);
+        let mut guard = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if guard.all >= MOST_WAITING {
+            return None;
+        }
+        let own = guard.by_address.entry(site).or_default();
+        // Those without an address are not known to be one.
+        if site.is_some() && *own >= MOST_OF_ONE {
+            return None;
+        }
+        *own += 1;
+        guard.all += 1;
+        Some(Place { waiting, site })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let mut guard = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.all -= 1;
+        if let Some(own) = guard.by_address.get_mut(&self.site) {
+            *own -= 1;
+            if *own == 0 {
+                guard.by_address.remove(&self.site);
+            }
+        }
     }
 }
 
@@ -322,12 +359,27 @@ mod tests {
     }
 
     #[test]
+    fn one_address_leaves_room_for_others() {
+        let waiting = Mutex::default();
+        let take = |client: &str| Place::take(&waiting, client.parse().ok());
+        let mut places: Vec<_> = (0..MOST_OF_ONE).map(|n| take(&format!("2001:db8::{n}"))).collect();
+        assert!(places.iter().all(Option::is_some));
+        assert!(take("2001:db8::ffff:1").is_none(), "all of one /64 are one");
+        places.push(take("2001:db8:0:1::1"));
+        places.push(take("192.0.2.1"));
+        assert!(places.iter().all(Option::is_some));
+        places.clear();
+        assert!(waiting.lock().unwrap().by_address.is_empty() && waiting.lock().unwrap().all == 0);
+        assert!(take("2001:db8::1").is_some());
+    }
+
+    #[test]
     fn what_was_right_is_known_until_its_hash_changes() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let passwords = Passwords::default();
         let verify = |hash: &Arc<PasswordHash>, user: &str, password: &str, decoy| {
             let password = Zeroizing::new(password.as_bytes().to_vec());
-            runtime.block_on(passwords.verify(hash, user, password, decoy))
+            runtime.block_on(passwords.verify(hash, user, password, decoy, None))
         };
         let known = || passwords.known().len();
         let one = Arc::new(PasswordHash::parse(&hash(b"secret").unwrap()).unwrap());
@@ -336,7 +388,7 @@ mod tests {
         assert_eq!((verify(&one, "a", "secret", true), known()), (Ok(false), 0));
         assert_eq!((verify(&one, "a", "secret", false), known()), (Ok(true), 1));
         // Nobody waits any more to be verified, and it is known.
-        passwords.waiting.store(MOST_WAITING, Ordering::Release);
+        passwords.waiting.lock().unwrap().all = MOST_WAITING;
         assert_eq!(verify(&one, "a", "secret", false), Ok(true));
         assert_eq!(verify(&one, "a", "secret", true), Err(Busy));
         assert_eq!(verify(&one, "a", "wrong", false), Err(Busy));

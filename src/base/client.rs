@@ -2,7 +2,7 @@
 
 use super::addresses::AddressSet;
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The addresses whose forwarding fields are believed; nobody's by default.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +59,41 @@ pub fn node(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => format!("\"[{v6}]\""),
+    }
+}
+
+/// Names that say who the client is or how it came, `_` taken for `-` as CGI-like servers do.
+pub fn is_forwarding(name: &str) -> bool {
+    const PREFIX: &[u8] = b"x-forwarded";
+    const NAMES: [&[u8]; 10] = [
+        b"client-cert",
+        b"client-cert-chain",
+        b"forwarded",
+        b"x-real-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"true-client-ip",
+        b"x-request-id",
+        b"x-consumer",
+        b"x-consumer-groups",
+    ];
+    let name = name.as_bytes();
+    if !matches!(name.first(), Some(b'x' | b'f' | b't' | b'c')) {
+        return false; // most names, at once
+    }
+    let same = |a: &u8, b: &u8| a == b || (*a == b'_' && *b == b'-');
+    let begins = |with: &[u8]| name.len() >= with.len() && name.iter().zip(with).all(|(a, b)| same(a, b));
+    begins(PREFIX) || NAMES.iter().any(|n| name.len() == n.len() && begins(n))
+}
+
+/// What counts as one client's address: of IPv6 the /64, since a customer has all of one.
+pub fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 => v4,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whose bucket a request takes from.
 
 use super::table::{Key, Table};
-use crate::base::request::Headers;
+use crate::base::request::{Headers, Several};
 use aws_lc_rs::digest::{Context, SHA256};
 use http::HeaderName;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ pub enum Part {
     ClientIp,
     /// Who they have proven to be.
     Consumer,
-    /// The value of a field, all its lines.
+    /// The value of a field that stands once.
     Header(HeaderName),
     /// Nothing: all requests together.
     Route,
@@ -32,13 +32,28 @@ impl std::fmt::Display for Part {
     }
 }
 
+/// Who somebody has proven to be. What a token says is nobody's name here, and a name of its issuer's alone (RFC 7519
+/// §4.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proven<'a> {
+    /// A consumer.
+    Consumer(&'a str),
+    /// The subject of a token that names no consumer.
+    Subject {
+        /// Who issues such tokens.
+        issuer: &'a str,
+        /// Of whom it is.
+        name: &'a str,
+    },
+}
+
 /// What of a request tells clients apart.
 #[derive(Clone, Copy)]
 pub struct Caller<'a> {
     /// The believed address; none on a Unix socket, whose clients count as one.
     pub client: Option<IpAddr>,
-    /// The name they have proven, if any.
-    pub consumer: Option<&'a str>,
+    /// Who they have proven to be, if anybody.
+    pub consumer: Option<Proven<'a>>,
     /// The fields.
     pub headers: &'a dyn Headers,
 }
@@ -49,6 +64,7 @@ enum Kind {
     Address,
     Consumer,
     Header,
+    Subject,
 }
 
 impl Caller<'_> {
@@ -76,6 +92,7 @@ impl Caller<'_> {
                     let _ = v4.or(v6).map(|ip| write!(text, "ip={ip}"));
                 }
                 (Kind::Consumer, name) => text += &format!("consumer={}", plain(name)),
+                (Kind::Subject, value) => text += &format!("subject={}", hashed(value)),
                 (Kind::Header, value) => text += &format!("header={}", hashed(value)),
             }
         });
@@ -89,18 +106,18 @@ impl Caller<'_> {
                 Part::Route => {}
                 Part::ClientIp => self.address(prefix, put),
                 Part::Consumer => match self.consumer {
-                    Some(name) => put(Kind::Consumer, name.as_bytes()),
+                    Some(Proven::Consumer(name)) => put(Kind::Consumer, name.as_bytes()),
+                    Some(Proven::Subject { issuer, name }) => {
+                        put(Kind::Subject, issuer.as_bytes());
+                        put(Kind::Subject, name.as_bytes());
+                    }
                     None => self.address(prefix, put),
                 },
                 Part::Header(name) => {
-                    let mut found = false;
-                    self.headers.any(name, &mut |value| {
-                        found = true;
-                        put(Kind::Header, value);
-                        false
-                    });
-                    if !found {
-                        self.address(prefix, put);
+                    // Of several lines nobody knows which one counts behind the gateway: one could be made up each time.
+                    match self.headers.only(name) {
+                        Ok(Some(value)) => put(Kind::Header, value),
+                        Ok(None) | Err(Several) => self.address(prefix, put),
                     }
                 }
             }
@@ -149,7 +166,7 @@ mod tests {
     const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
     fn caller<'a>(client: &str, consumer: Option<&'a str>, headers: &'a HeaderMap) -> Caller<'a> {
-        Caller { client: client.parse().ok(), consumer, headers }
+        Caller { client: client.parse().ok(), consumer: consumer.map(Proven::Consumer), headers }
     }
 
     #[test]

@@ -18,6 +18,10 @@ for i = 1, #KEYS do
     t, p = tonumber(t), tonumber(p)
     if t and t >= now then
       tat, part = t, math.min(p, count - 1)
+      -- More than a burst is owed only to a limit that was another before: a raised one is raised at once.
+      if not force and (tat - now > full or (tat - now == full and part > most)) then
+        tat, part = now + full, most
+      end
     end
   end
   answer[2 * i], answer[2 * i + 1] = tat - now, part

@@ -83,6 +83,10 @@ impl Set {
         }
         if !shared.allowed {
             self.base.table.give(&own_asks, now);
+            // What was given back is not owed.
+            for (debt, limit) in taken.debts.iter_mut().zip(own) {
+                *debt = debt.saturating_sub(limit.spec.quota.price(limit.spec.cost));
+            }
         }
         taken.allowed = shared.allowed;
         taken.debts.extend(shared.debts);

@@ -150,7 +150,8 @@ impl Table {
                     (Home::Shared, strangers.get(&ask.limit).copied().unwrap_or_default())
                 }
             };
-            let debt = ask.quota.debt(tat, now);
+            // More than that is owed only to a limit that was another before: a raised one is raised at once.
+            let debt = ask.quota.debt(tat, now).min(ask.quota.full());
             taken.allowed &= ask.quota.allows(debt, ask.cost);
             taken.debts.push(debt);
             homes.push(home);

@@ -236,7 +236,10 @@ impl Auth {
             Method::Certificate => {
                 certificate::verify(arrival.facts, &self.consumers).map_err(Reject::Unauthenticated)?
             }
-            Method::Basic => Box::pin(basic::verify(request, &self.consumers, &self.passwords)).await?,
+            Method::Basic => {
+                let verified = basic::verify(request, arrival.client, &self.consumers, &self.passwords);
+                Box::pin(verified).await?
+            }
             Method::Jwt(provider) => {
                 let mut verified = provider.verify(request, &self.consumers);
                 if verified.as_ref().is_err_and(|refusal| provider.is_worth_waiting_for(refusal)) {
@@ -260,16 +263,21 @@ impl Auth {
         }
         // Where it stands twice nobody has looked at it, and it goes no further either.
         let has = |scheme: &&str| !matches!(basic::authorization(&arrival.request, scheme), Ok(None));
+        // Before what is said of them: a service may give the upstream another one.
+        let mut cleared: SmallVec<[Edit; 2]> = SmallVec::new();
         if self.schemes.iter().any(has) {
-            pass.upstream.push(Edit::Remove(AUTHORIZATION));
+            cleared.push(Edit::Remove(AUTHORIZATION));
         }
         if !self.cookies.is_empty() {
             let names: SmallVec<[&str; 2]> = self.cookies.iter().map(|name| &**name).collect();
             match without_cookies(&arrival.request, &names).map(HeaderValue::try_from) {
                 None => {}
-                Some(Ok(rest)) if !rest.is_empty() => pass.upstream.push(Edit::Set(COOKIE, rest)),
-                Some(_) => pass.upstream.push(Edit::Remove(COOKIE)),
+                Some(Ok(rest)) if !rest.is_empty() => cleared.push(Edit::Set(COOKIE, rest)),
+                Some(_) => cleared.push(Edit::Remove(COOKIE)),
             }
+        }
+        if !cleared.is_empty() {
+            pass.upstream.splice(..0, cleared);
         }
     }
 
@@ -287,6 +295,11 @@ impl Auth {
 }
 
 async fn forward(service: &Service, arrival: &Arrival<'_>, pass: &mut Pass) -> Result<Proof, Reject> {
+    // The service could look at one of them and the upstream at another; cookies are a list by nature.
+    let names = service.spec().request_headers.iter().chain([&AUTHORIZATION]).filter(|name| **name != COOKIE);
+    if names.into_iter().any(|name| arrival.request.headers.only(name).is_err()) {
+        return Err(Reject::Unauthenticated(Denial::Ambiguous));
+    }
     let verdict = service.ask(&arrival.request, arrival.client, arrival.facts).await;
     match verdict.map_err(|_| Reject::AuthUnavailable)? {
         Verdict::In(fields) => {

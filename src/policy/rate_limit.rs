@@ -6,7 +6,7 @@
 
 use super::{Arrival, Edit, Pass};
 use crate::error::Reject;
-use crate::limit::key::Caller;
+use crate::limit::key::{Caller, Proven};
 use crate::limit::{Counts, Set, Verdict};
 use http::HeaderName;
 use rustc_hash::FxHashMap;
@@ -33,8 +33,8 @@ pub enum Whose {
 /// Who has proven to be whom.
 #[derive(Debug, Clone, Copy)]
 pub struct Who<'a> {
-    /// Their name.
-    pub name: &'a str,
+    /// Whom.
+    pub proven: Proven<'a>,
     /// The plan they have, if any.
     pub plan: Option<&'a str>,
 }
@@ -93,7 +93,7 @@ impl RateLimit {
     async fn ask<'s>(&'s self, arrival: &Arrival<'_>, who: Option<Who<'_>>) -> Option<(&'s Set, Verdict)> {
         let plan = who.and_then(|who| self.plans.get(who.plan?));
         let set = plan.or(self.set.as_ref())?;
-        let consumer = who.map(|who| who.name);
+        let consumer = who.map(|who| who.proven);
         let caller = Caller { client: arrival.client, consumer, headers: arrival.request.headers };
         Some((set, set.take(&caller).await))
     }
@@ -102,8 +102,12 @@ impl RateLimit {
 /// Who has been found to ask.
 fn who(pass: &Pass) -> Option<Who<'_>> {
     let identity = pass.identity.as_ref()?;
-    let plan = identity.consumer.as_ref().and_then(|consumer| consumer.rate_plan.as_deref());
-    Some(Who { name: identity.caller()?, plan })
+    if let Some(consumer) = &identity.consumer {
+        return Some(Who { proven: Proven::Consumer(&consumer.name), plan: consumer.rate_plan.as_deref() });
+    }
+    let claims = identity.claims.as_ref().filter(|claims| !claims.subject.is_empty())?;
+    let issuer = claims.all.get("iss").and_then(|issuer| issuer.as_str()).unwrap_or_default();
+    Some(Who { proven: Proven::Subject { issuer, name: &claims.subject }, plan: None })
 }
 
 #[cfg(test)]
@@ -143,7 +147,7 @@ mod tests {
             counts: limiter.counts(name, None),
         };
         let (a, b) = (route("route.a"), route("route.b"));
-        let who = |name, plan| Some(Who { name, plan });
+        let who = |name, plan| Some(Who { proven: Proven::Consumer(name), plan });
         let [here, there] = [[192, 0, 2, 1], [192, 0, 2, 2]];
         assert_eq!(passes(&a, here, who("one", None)), 3);
         assert_eq!(passes(&a, there, who("one", None)), 0, "the same one elsewhere");

@@ -11,6 +11,7 @@ use crate::error::Reject;
 use crate::observe::stats::RetryReason;
 use crate::upstream::peer::Busy;
 use crate::wire::facts::Ends;
+use crate::wire::outcome::Fault;
 use crate::wire::proxy_protocol;
 use http::Version;
 use pingora::http::RequestHeader;
@@ -89,7 +90,7 @@ fn ends(session: &Session, ctx: &Ctx) -> Ends {
 
 /// No connection was made: nothing was sent, so any request may go elsewhere.
 pub(super) fn not_connected(ctx: &mut Ctx, mut e: Box<Error>) -> Box<Error> {
-    failed(ctx, &e);
+    failed(ctx, &e, false);
     // No stream could be begun on a connection that was there.
     let stale = *e.etype() == ErrorType::H2Error;
     let again =
@@ -122,8 +123,11 @@ pub(super) fn broke(session: &mut Session, ctx: &mut Ctx, mut e: Box<Error>, reu
     let repeatable = unanswered && !session.as_ref().retry_buffer_truncated();
     let reset = untouched || (upstream && idempotent && is_reset(&e));
     let may = reset && repeatable && ctx.reject.is_none() && ctx.rules().retry.reset;
-    if upstream {
-        failed(ctx, &e);
+    // The client's clock is the one that knows that an upstream is silent.
+    let waited = client(session).and_then(|client| client.fault());
+    let silent = matches!(waited, Some(Fault::SilentUpstream | Fault::ExchangeTimeout));
+    if upstream || silent {
+        failed(ctx, &e, silent);
     }
     let same = reused || untouched;
     let again = may && (choose_other(ctx, RetryReason::Reset) || (same && choose_same(ctx)));
@@ -167,10 +171,10 @@ pub(super) fn answered(ctx: &mut Ctx, status: u16) {
 }
 
 /// The attempt came to nothing, or its answer broke off.
-fn failed(ctx: &mut Ctx, e: &Error) {
+fn failed(ctx: &mut Ctx, e: &Error, silent: bool) {
     use ErrorType as T;
     // To have waited in vain is an answer of a kind; to have been refused is none.
-    took(ctx, matches!(e.etype(), T::ReadTimedout | T::WriteTimedout | T::ConnectTimedout));
+    took(ctx, silent || matches!(e.etype(), T::ReadTimedout | T::WriteTimedout | T::ConnectTimedout));
     if let Some(recording) = &mut ctx.recording {
         recording.failed(e.etype().as_str());
     }

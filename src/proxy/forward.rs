@@ -3,7 +3,7 @@
 
 use super::ctx::{client, Ctx};
 use super::request::{nothing, target};
-use crate::base::client::entry_address;
+use crate::base::client::{entry_address, is_forwarding};
 use crate::observe::trace::new_span;
 use crate::policy::headers::HeaderEdits;
 use crate::policy::rewrite::Rewrite;
@@ -174,23 +174,27 @@ fn admitted(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     pass.upstream.iter().try_for_each(|edit| apply(request, edit))
 }
 
-/// Removes the spellings with `_` of what admission has a say in, which some servers fold to the same names.
+/// Removes other spellings of what admission has a say in, `_` for `-` or the reverse, which some servers fold to one name.
 fn drop_lookalikes(request: &mut RequestHeader, dropped: &[HeaderName], edits: &[Edit]) {
     let names = edits.iter().map(|edit| match edit {
         Edit::Set(name, _) | Edit::Add(name, _) | Edit::Remove(name) => name,
     });
     let ours: SmallVec<[&HeaderName; 8]> = dropped.iter().chain(names).collect();
+    let spelt_so = ours.iter().any(|ours| ours.as_str().contains('_'));
     let is_ours = |name: &str| ours.iter().any(|ours| *ours != name && folds_to(name, ours.as_str()));
-    let keys = request.headers.keys().filter(|key| key.as_str().contains('_') && is_ours(key.as_str()));
+    let keys = request
+        .headers
+        .keys()
+        .filter(|key| (spelt_so || key.as_str().contains('_')) && is_ours(key.as_str()));
     let keys: SmallVec<[HeaderName; 2]> = keys.cloned().collect();
     keys.iter().for_each(|key| {
         request.remove_header(key);
     });
 }
 
-/// Whether a name is another one, `_` taken for `-`.
+/// Whether two names are one where `_` is taken for `-`.
 fn folds_to(name: &str, other: &str) -> bool {
-    let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
+    let same = |a: u8, b: u8| a == b || matches!((a, b), (b'_', b'-') | (b'-', b'_'));
     name.len() == other.len() && name.bytes().zip(other.bytes()).all(|(a, b)| same(a, b))
 }
 
@@ -260,30 +264,6 @@ fn drop_spoofed(fields: &mut impl Fields, trusted: bool) {
     };
     let spoofed: Vec<HeaderName> = fields.map().keys().filter(spoofed).cloned().collect();
     spoofed.iter().for_each(|name| fields.remove(name));
-}
-
-/// Names that say who the client is or how it came, `_` taken for `-` as CGI-like servers do.
-fn is_forwarding(name: &str) -> bool {
-    const PREFIX: &[u8] = b"x-forwarded";
-    const NAMES: [&[u8]; 10] = [
-        b"client-cert",
-        b"client-cert-chain",
-        b"forwarded",
-        b"x-real-ip",
-        b"x-client-ip",
-        b"x-cluster-client-ip",
-        b"true-client-ip",
-        b"x-request-id",
-        b"x-consumer",
-        b"x-consumer-groups",
-    ];
-    let name = name.as_bytes();
-    if !matches!(name.first(), Some(b'x' | b'f' | b't' | b'c')) {
-        return false; // most names, at once
-    }
-    let same = |a: &u8, b: &u8| a == b || (*a == b'_' && *b == b'-');
-    let begins = |with: &[u8]| name.len() >= with.len() && name.iter().zip(with).all(|(a, b)| same(a, b));
-    begins(PREFIX) || NAMES.iter().any(|n| name.len() == n.len() && begins(n))
 }
 
 /// `X-Forwarded-*`: appended to what a trusted proxy says, else written anew; `Forwarded` (RFC 7239) from them.

@@ -21,7 +21,7 @@ use pingora::protocols::Stream;
 use pingora_proxy::HttpProxy;
 use smallvec::SmallVec;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -45,6 +45,8 @@ pub struct Arrival {
 pub struct Counters {
     connections: AtomicUsize,
     requests: AtomicUsize,
+    /// Connections of HTTP/2 that may still have to send what their requests were answered.
+    owing: AtomicUsize,
     done: Notify,
     /// By address; only kept while a limit by address is configured.
     by_address: Mutex<HashMap<IpAddr, usize>>,
@@ -61,9 +63,9 @@ impl Counters {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits until no request is in flight.
+    /// Waits until no request is in flight, and none of their answers.
     pub async fn idle(&self) {
-        self.none(Self::requests).await;
+        self.none(|counters| counters.requests() + counters.owing.load(Ordering::SeqCst)).await;
     }
 
     /// Waits until no client is connected.
@@ -140,7 +142,7 @@ impl Shared {
         if gateway.trusted.contains(client) {
             return Ok(());
         }
-        let site = site(client);
+        let site = crate::base::client::site(client);
         let mut by_address = self.counters.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_address.entry(site).or_insert(0);
         if *count >= most {
@@ -150,17 +152,6 @@ impl Shared {
             *count += 1;
         }
         Ok(())
-    }
-}
-
-/// What counts as one address: an IPv6 client has its whole /64.
-fn site(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        v4 => v4,
     }
 }
 
@@ -178,6 +169,25 @@ impl<S: Deref<Target = Shared>> Drop for InFlight<S> {
     fn drop(&mut self) {
         let counters = &self.0.counters;
         if counters.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
+            counters.done.notify_waiters();
+        }
+    }
+}
+
+/// A connection that may still have to send what its requests were answered; like [`InFlight`].
+pub(super) struct Owing(Arc<Shared>);
+
+impl Owing {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        shared.counters.owing.fetch_add(1, Ordering::SeqCst);
+        Owing(shared)
+    }
+}
+
+impl Drop for Owing {
+    fn drop(&mut self) {
+        let counters = &self.0.counters;
+        if counters.owing.fetch_sub(1, Ordering::SeqCst) == 1 {
             counters.done.notify_waiters();
         }
     }

@@ -1,12 +1,12 @@
 //! One connection of HTTP/2: a task for each stream, and the connection's own end.
 //!
 //! ```text
-//! serving --drain, idle, enough requests--> leaving: GOAWAY, what is on its way is served --> over
+//! serving --drain, idle, enough requests--> leaving: GOAWAY, what is on its way is served and sent --> over
 //!    |                                         |
 //!    +--a flood, a head that does not end------+--> GOAWAY (ENHANCE_YOUR_CALM), everything is reset --> over
 //! ```
 
-use super::connection::{self, InFlight, Ticket, Told, LINE};
+use super::connection::{self, InFlight, Owing, Ticket, Told, LINE};
 use super::Shared;
 use crate::error::Reject;
 use crate::gateway::Limits;
@@ -97,7 +97,17 @@ pub(super) async fn serve(
     };
     let idle = Instant::now() + limits.idle_timeout;
     outlet.collect();
-    let course = Course { connection, outlet, sentence, unheard, streams, leaving: None, busy: false, idle };
+    let course = Course {
+        connection,
+        outlet,
+        sentence,
+        unheard,
+        streams,
+        leaving: None,
+        busy: None,
+        owing: None,
+        idle,
+    };
     Later::new(course.run(), running).await;
 }
 
@@ -126,9 +136,11 @@ struct Course {
     streams: Streams,
     /// Since then the client has been asked to send nothing new.
     leaving: Option<Instant>,
-    /// Streams have begun since there was none.
-    busy: bool,
-    /// When it will have been idle for too long, if it is.
+    /// Streams have begun, and not all that they were answered has been sent: a stream ends here before its last bytes do.
+    busy: Option<Owing>,
+    /// No stream is left, only bytes that the client has to take; how many it had taken when it was looked last.
+    owing: Option<u64>,
+    /// When it will have been idle for too long, or the client will have taken nothing for too long, if that is so.
     idle: Instant,
 }
 
@@ -151,11 +163,12 @@ impl Course {
             (Arc::clone(&self.streams.origin.farewell), Arc::clone(&self.streams.running));
         let mut clock = Clock::default();
         loop {
-            if self.busy && running.none() {
-                self.rest();
-            }
-            let (idle, leaving, until) = (!self.busy, self.leaving.is_some(), self.idle);
-            let (outlet, sentence, unheard) = (&self.outlet, &*self.sentence, &*self.unheard);
+            self.look(&running);
+            let (idle, owing, leaving) = (self.busy.is_none(), self.owing.is_some(), self.leaving.is_some());
+            let (outlet, sentence, unheard, until) =
+                (&self.outlet, &*self.sentence, &*self.unheard, self.idle);
+            // Asked after the connection was driven.
+            let sent = poll_fn(|_| when(unheard.all_sent() && outlet.is_empty()));
             let news = poll_fn(|_| when(sentence.passed().is_some() || unheard.any()));
             tokio::select! {
                 biased; // the guard has its news while the connection is driven, and is asked for them after that
@@ -170,10 +183,14 @@ impl Course {
                     Some(verdict) => return Some(self.condemn(verdict).await),
                     None => self.tell(),
                 },
-                () = poll_fn(|cx| running.poll_none(cx)), if !idle => {}
+                () = poll_fn(|cx| running.poll_none(cx)), if !idle && !owing => {}
+                () = sent, if owing => {}
                 () = farewell.dismissed(), if leaving && idle => return None,
-                () = poll_fn(|cx| when(clock.is_over(cx, until))), if idle => {
-                    if leaving {
+                () = poll_fn(|cx| when(clock.is_over(cx, until))), if idle || owing => {
+                    if self.has_taken_more() {
+                        continue;
+                    }
+                    if leaving || owing {
                         return None;
                     }
                     self.leave();
@@ -198,17 +215,42 @@ impl Course {
         if self.leaving.is_some_and(|since| since.elapsed() > LAST_WORDS) {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
-        self.busy = true;
+        if self.busy.is_none() {
+            self.busy = Some(Owing::new(Arc::clone(&self.streams.shared)));
+        }
         if self.streams.begin(request, respond) {
             self.leave();
         }
     }
 
-    /// The last stream has ended.
-    fn rest(&mut self) {
-        self.busy = false;
+    /// Whether the last stream has ended, and whether what it said has been sent.
+    fn look(&mut self, running: &Running) {
+        let before = self.owing.take();
+        if self.busy.is_none() || !running.none() {
+            return;
+        }
         let limits = self.streams.shared.gateway.load().limits;
-        self.idle = Instant::now() + if self.leaving.is_some() { LAST_WORDS } else { limits.idle_timeout };
+        if self.unheard.all_sent() && self.outlet.is_empty() {
+            self.busy = None;
+            let rest = if self.leaving.is_some() { LAST_WORDS } else { limits.idle_timeout };
+            self.idle = Instant::now() + rest;
+            return;
+        }
+        if before.is_none() {
+            self.idle = Instant::now() + limits.write_timeout;
+        }
+        self.owing = before.or(Some(self.unheard.sent()));
+    }
+
+    /// Whether a client that has to take what is left has taken some of it since the last look; it gets more time then.
+    fn has_taken_more(&mut self) -> bool {
+        let sent = self.unheard.sent();
+        let more = self.owing.is_some_and(|before| before != sent);
+        if more {
+            self.owing = Some(sent);
+            self.idle = Instant::now() + self.streams.shared.gateway.load().limits.write_timeout;
+        }
+        more
     }
 
     /// Asks for no more requests. What is on its way is still served (RFC 9113 §6.8).

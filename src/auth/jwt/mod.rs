@@ -36,6 +36,7 @@ use super::Claims;
 use claims::Span;
 use http::{HeaderName, HeaderValue, Uri};
 use rustls::pki_types::CertificateDer;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +89,7 @@ pub enum Source {
 }
 
 /// How a key set is fetched.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Fetch {
     /// `https`, or `http` where that has been allowed.
     pub url: Uri,
@@ -102,6 +103,20 @@ pub struct Fetch {
     pub max_size: usize,
     /// How long after a token with an unknown key another one makes no difference.
     pub cooldown: Duration,
+}
+
+impl Fetch {
+    /// Its URL without the query, which may be a secret.
+    fn shown(&self) -> String {
+        let authority = self.url.authority().map_or("", |authority| authority.as_str());
+        format!("{}://{authority}{}", self.url.scheme_str().unwrap_or_default(), self.url.path())
+    }
+}
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Fetch").field(&self.shown()).finish()
+    }
 }
 
 /// The content of a file is not compared: whoever has the same file follows it.

@@ -137,7 +137,7 @@ impl Provider {
             }
         };
         self.upkeep.state().next = Some(Instant::now() + pause);
-        self.settle(set, &fetch.url);
+        self.settle(set, &fetch.shown());
     }
 
     async fn get(&self, fetch: &Fetch) -> Result<Bytes, String> {

@@ -9,6 +9,7 @@ use crate::auth::consumer::{is_name, KeyHash, Login};
 use crate::auth::forward;
 use crate::auth::needs::{Need, Needs};
 use crate::auth::password::PasswordHash;
+use crate::base::client::is_forwarding;
 use crate::base::priority::Priority;
 use crate::policy::auth::Mode;
 use crate::policy::headers::editable;
@@ -269,6 +270,7 @@ fn forward(item: &Item<'_, '_>) -> Option<forward::Spec> {
     spec.timeout = timeout.map_or(PATIENCE, |timeout| timeout.value);
     if let Some(item) = fields.get("request_headers") {
         spec.request_headers = names(&item);
+        said_by_clients(&item, &spec.request_headers);
     }
     if let Some(item) = fields.get("response_headers") {
         spec.response_headers = names(&item);
@@ -287,6 +289,15 @@ fn forward(item: &Item<'_, '_>) -> Option<forward::Spec> {
 fn names(item: &Item<'_, '_>) -> Box<[HeaderName]> {
     let items = item.items("a list of header names such as [x-user]");
     items.iter().filter_map(|i| i.parse("a header name", editable)).map(|name| name.value).collect()
+}
+
+/// A service must not be told as a fact what a client has made up.
+fn said_by_clients(item: &Item<'_, '_>, names: &[HeaderName]) {
+    for name in names.iter().filter(|name| is_forwarding(name.as_str())) {
+        item.fail(format!(
+            "{name} may be the client's own invention; the service is told who asks in X-Forwarded-For, -Proto, -Host and -Uri"
+        ));
+    }
 }
 
 /// Some of a list: `[a, b]` and `{any: [a, b]}` one, `{all: [a, b]}` each.

@@ -97,6 +97,11 @@ impl Outlet {
         lock(&self.0).outbox.collect();
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.0).outbox.is_empty()
+    }
+
     /// Sends what waits. Ready when that fails, and not before.
     pub fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
         match lock(&self.0).poll_send(cx) {
@@ -191,7 +196,10 @@ impl Watched {
             self.frames.begin_span();
         }
         let unheard = &self.unheard;
-        self.frames.pass(bytes, |stream| unheard.begin(stream));
+        self.frames.pass(bytes, |kind, stream| match kind {
+            RST_STREAM => unheard.end(stream),
+            _ => unheard.begin(stream),
+        });
         let Tally { idle, useful, resets } = self.frames.tally;
         if resets > self.bounds.resets {
             self.sentence.pass(Verdict::Resets);
@@ -344,7 +352,7 @@ struct Tally {
 }
 
 pub(super) const FRAME_HEAD: usize = 9;
-const DATA: u8 = 0;
+pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
 pub(super) const RST_STREAM: u8 = 3;
 const PUSH_PROMISE: u8 = 5;
@@ -382,8 +390,8 @@ impl Frames {
         self.head[3]
     }
 
-    /// Bytes that have come; `begun` hears of streams.
-    fn pass(&mut self, mut bytes: &[u8], mut begun: impl FnMut(u32)) {
+    /// Bytes that have come; `news` hears of streams that begin ([`HEADERS`]) or are reset ([`RST_STREAM`]).
+    fn pass(&mut self, mut bytes: &[u8], mut news: impl FnMut(u8, u32)) {
         let preface = bytes.len().min(PREFACE.len() - self.preface);
         self.preface += preface;
         bytes = &bytes[preface..];
@@ -404,7 +412,7 @@ impl Frames {
                 if self.seen < FRAME_HEAD {
                     return;
                 }
-                self.begin_frame(&mut begun);
+                self.begin_frame(&mut news);
             }
             if self.left == 0 {
                 self.seen = 0;
@@ -412,7 +420,7 @@ impl Frames {
         }
     }
 
-    fn begin_frame(&mut self, begun: &mut impl FnMut(u32)) {
+    fn begin_frame(&mut self, news: &mut impl FnMut(u8, u32)) {
         let [high, middle, low, kind, flags, stream @ ..] = self.head;
         self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         match kind {
@@ -420,11 +428,14 @@ impl Frames {
             RST_STREAM => self.tally.resets += 1,
             _ => {}
         }
-        // Trailers have a stream that has begun before.
         let stream = u32::from_be_bytes(stream) & 0x7FFF_FFFF;
+        if kind == RST_STREAM {
+            news(RST_STREAM, stream);
+        }
+        // Trailers have a stream that has begun before.
         if kind == HEADERS && stream > self.last {
             self.last = stream;
-            begun(stream);
+            news(HEADERS, stream);
         }
         let carries = matches!(kind, DATA | HEADERS | CONTINUATION) && self.left > 0;
         // Resets have a bound of their own.
@@ -461,7 +472,7 @@ mod tests {
             let mut frames = Frames::default();
             let (mut passed, mut begun) = (0, Vec::new());
             for piece in all.chunks(step) {
-                frames.pass(piece, |stream| begun.push(stream));
+                frames.pass(piece, |kind, stream| begun.extend((kind == HEADERS).then_some(stream)));
                 passed += piece.len();
                 let at = passed - PREFACE.len().min(passed);
                 // From behind the SETTINGS and the head of HEADERS to the end of CONTINUATION.

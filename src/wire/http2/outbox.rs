@@ -40,6 +40,11 @@ impl Outbox {
         self.collects
     }
 
+    /// Whether nothing waits, here or in the socket.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && !self.unflushed
+    }
+
     /// Whether the socket has taken something since the last time.
     pub(super) fn has_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved)

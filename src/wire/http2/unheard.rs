@@ -1,10 +1,13 @@
-//! Requests that the `h2` crate answers by itself, found by the frames that pass the guard: somebody has to tell of them.
+//! What the frames that pass the guard say of requests: which of them the `h2` crate answers by itself, so that somebody has
+//! to tell of them, and whose answers it has not sent to their ends.
 
-use super::guard::{FRAME_HEAD, HEADERS, RST_STREAM};
+use super::guard::{DATA, FRAME_HEAD, HEADERS, RST_STREAM};
 use h2::Reason;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// The flag of a frame that is the last of its stream (RFC 9113 §6.1, §6.2).
+const END_STREAM: u8 = 1;
 /// Of so many at once is known that they have begun; there are never more unless the crate keeps them to itself.
 const MOST: usize = 1024;
 
@@ -22,12 +25,16 @@ pub enum Own {
 pub struct Unheard {
     requests: Mutex<Requests>,
     any: AtomicBool,
+    /// Bytes that have been sent.
+    sent: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Requests {
     /// By their streams.
     begun: Vec<u32>,
+    /// Those that were taken up and whose streams have not ended on the wire.
+    open: Vec<u32>,
     answered: Vec<Own>,
 }
 
@@ -46,7 +53,24 @@ impl Unheard {
 
     /// The request of this stream is somebody's.
     pub fn take_up(&self, stream: u32) {
-        self.requests().begun.retain(|begun| *begun != stream);
+        let requests = &mut *self.requests();
+        requests.begun.retain(|begun| *begun != stream);
+        requests.open.push(stream);
+    }
+
+    /// Nothing more is sent on this stream.
+    pub(super) fn end(&self, stream: u32) {
+        self.requests().open.retain(|open| *open != stream);
+    }
+
+    /// How many bytes have been sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether all that was taken up has been answered to its end, on the wire.
+    pub fn all_sent(&self) -> bool {
+        self.requests().open.is_empty()
     }
 
     /// A frame has been sent that answers a stream.
@@ -88,6 +112,7 @@ pub(super) struct Sent {
 impl Sent {
     /// These bytes have been sent.
     pub(super) fn pass(&mut self, mut bytes: &[u8], unheard: &Unheard) {
+        unheard.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         while !bytes.is_empty() {
             if self.seen < FRAME_HEAD {
                 let part = bytes.len().min(FRAME_HEAD - self.seen);
@@ -124,7 +149,11 @@ impl Sent {
             u32::from_be_bytes([self.head[at], self.head[at + 1], self.head[at + 2], self.head[at + 3]])
         };
         let stream = number(5) & 0x7FFF_FFFF;
-        match self.head[3] {
+        let (kind, flags) = (self.head[3], self.head[4]);
+        if kind == RST_STREAM || (matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0) {
+            unheard.end(stream);
+        }
+        match kind {
             HEADERS => unheard.answer(stream, Some(Own::TooLarge)),
             // A client may send again what was refused, and has been told so.
             RST_STREAM if number(FRAME_HEAD) == u32::from(Reason::REFUSED_STREAM) => {
@@ -139,6 +168,31 @@ impl Sent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_sent_when_its_last_frame_is() {
+        let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+            [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream], payload].concat()
+        };
+        let (unheard, mut follower) = (Unheard::default(), Sent::default());
+        for stream in [1, 3, 5, 7] {
+            unheard.begin(stream);
+            unheard.take_up(stream);
+        }
+        for (sent, all) in [
+            (frame(HEADERS, 4, 1, b"head"), false),
+            (frame(DATA, 0, 1, b"body"), false),
+            (frame(DATA, 1, 1, b""), false),
+            (frame(HEADERS, 5, 3, b"head"), false),
+            (frame(RST_STREAM, 0, 5, &[0, 0, 0, 8]), false),
+            (frame(4, 1, 0, b""), false), // a flag of another meaning
+            (frame(DATA, 1, 7, b"end"), true),
+        ] {
+            assert!(!unheard.all_sent());
+            follower.pass(&sent, &unheard);
+            assert_eq!(unheard.all_sent(), all);
+        }
+    }
 
     #[test]
     fn what_is_answered_without_having_been_taken_up_is_told() {
