@@ -172,7 +172,9 @@ fn verdict(with: &[Second], without: &[Second], phase: usize) -> ExitCode {
     let parts =
         [("usual", 5..phase), ("slow", phase + 5..2 * phase), ("usual again", 2 * phase + 5..3 * phase)];
     let mut slow = Vec::new();
-    println!("                        in time/s   p50 ms   p99 ms   refused/s   p99 ms   given up/s");
+    println!(
+        "                        in time/s   p50 ms   p99 ms   refused/s   p50 ms   p99 ms   given up/s"
+    );
     for (name, seconds) in [("with the limit", with), ("without", without)] {
         for (part, range) in parts.clone() {
             let length = range.len() as f64;
@@ -182,11 +184,12 @@ fn verdict(with: &[Second], without: &[Second], phase: usize) -> ExitCode {
             let (answered, refused) = (of(|second| &second.answered), of(|second| &second.refused));
             let given_up: usize = seconds[range.clone()].iter().map(|second| second.given_up).sum();
             println!(
-                "{name:<15}{part:<12}{:>6.0}{:>9.1}{:>9.1}{:>12.0}{:>9.2}{:>13.0}",
+                "{name:<15}{part:<12}{:>6.0}{:>9.1}{:>9.1}{:>12.0}{:>9.2}{:>9.2}{:>13.0}",
                 answered.len() as f64 / length,
                 percentile(&answered, 0.5),
                 percentile(&answered, 0.99),
                 refused.len() as f64 / length,
+                percentile(&refused, 0.5),
                 percentile(&refused, 0.99),
                 given_up as f64 / length
             );

@@ -88,7 +88,7 @@ impl Sentence {
 /// A client's socket, watched. Dropped with its [`Outlet`], it closes in two steps.
 pub struct Guard(Arc<Mutex<Watched>>);
 
-/// The same socket, for who drives the connection: what it says waits there until it has said all ([`Outbox`]).
+/// The same socket, for who drives the connection: what it says waits there until it has said all.
 pub struct Outlet(Arc<Mutex<Watched>>);
 
 impl Outlet {
