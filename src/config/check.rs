@@ -11,7 +11,6 @@ use super::raw::{
     RawTarget, RawUpstream, Whereabouts,
 };
 use crate::gateway::Bind;
-use crate::policy::cors;
 use crate::router::{shadowed, Match, PathMatch};
 use crate::tls::acme::Challenge;
 use std::collections::{HashMap, HashSet};
@@ -272,10 +271,11 @@ fn rewrites(route: &RawRoute, cx: &Context<'_>) {
 /// What `cors` writes is not for other keys to write.
 fn browsers(route: &RawRoute, defaults: &RawPolicies, cx: &Context<'_>) {
     let RawPolicies { door, response_headers, .. } = &route.policies;
-    let Some(Some(At { place, .. })) = door.cors.as_ref().or(defaults.door.cors.as_ref()) else { return };
+    let Some(Some(cors)) = door.cors.as_ref().or(defaults.door.cors.as_ref()) else { return };
+    let place = &cors.place;
     let Some(edits) = response_headers.as_ref().or(defaults.response_headers.as_ref()) else { return };
     let mut written = edits.set.iter().chain(&edits.add).map(|(name, _)| name);
-    if let Some(name) = written.find(|name| cors::FIELDS.contains(name)) {
+    if let Some(name) = written.find(|name| crate::policy::cors::FIELDS.contains(name)) {
         cx.fail(place, format!("`response_headers` writes {name} on this route, which `cors` does"));
     }
 }

@@ -334,8 +334,8 @@ pub struct RawRewrite {
 #[derive(Debug, Default, Clone)]
 #[allow(missing_docs)] // the keys of the file, one each
 pub struct RawPolicies {
-    pub request_headers: Option<HeaderEdits>,
-    pub response_headers: Option<HeaderEdits>,
+    pub request_headers: Option<Box<HeaderEdits>>, // boxed: thousands of routes have none
+    pub response_headers: Option<Box<HeaderEdits>>,
     pub timeout: Option<Duration>,
     pub retry: Option<RawRetry>,
     pub rate_limit: Option<Vec<limit::Spec>>,
@@ -345,7 +345,7 @@ pub struct RawPolicies {
     pub priority: Option<Priority>,
     pub grpc_web: Option<At<bool>>,
     pub door: RawDoor,
-    pub auth: Option<auth::RawAuth>,
+    pub auth: Option<Box<auth::RawAuth>>,
 }
 
 /// `retry`.

@@ -14,7 +14,7 @@ pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
     let mut told = HashSet::new();
     let routes = raw.routes.iter().map(|route| &route.policies);
     for auth in routes.chain([&raw.defaults]).filter_map(|policies| policies.auth.as_ref()) {
-        if let RawAuth::Known(known) = auth {
+        if let RawAuth::Known(known) = &**auth {
             possible(known, cx);
             known.methods.iter().for_each(|method| useful(raw, method, &mut told, cx));
             known.methods.iter().for_each(|method| provided(raw, method, cx));

@@ -17,7 +17,7 @@ pub(super) fn check(raw: &Raw, cx: &Context<'_>) {
     }
     let mut guarded = Guarded::default();
     for route in &raw.routes {
-        if let Some(RawAuth::Known(known)) = &route.policies.auth {
+        if let Some(RawAuth::Known(known)) = route.policies.auth.as_deref() {
             guarded.add(&matching(route), (route, &known.place));
         }
     }

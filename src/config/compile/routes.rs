@@ -192,8 +192,8 @@ fn chain(
     chain.extend(policies.concurrency.map(|max| Policy::Concurrency(Concurrency::new(max, before))));
     chain.extend(policies.max_body.map(|bytes| Policy::MaxBody(MaxBody(bytes))));
     chain.extend(rewrite.map(|raw| Policy::Rewrite(self::rewrite(raw, path))));
-    chain.extend(policies.request_headers.clone().map(Policy::RequestHeaders));
-    chain.extend(policies.response_headers.clone().map(Policy::ResponseHeaders));
+    chain.extend(policies.request_headers.clone().map(|edits| Policy::RequestHeaders(*edits)));
+    chain.extend(policies.response_headers.clone().map(|edits| Policy::ResponseHeaders(*edits)));
     Chain::new(chain)
 }
 

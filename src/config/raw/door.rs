@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub struct RawDoor {
     pub allow: Option<RawAddresses>,
     pub deny: Option<RawAddresses>,
-    pub cors: Option<Option<At<Arc<Cors>>>>,
+    pub cors: Option<Option<Box<At<Arc<Cors>>>>>,
     pub security_headers: Option<Option<Arc<SecurityHeaders>>>,
     pub method_override: Option<MethodOverride>,
 }

@@ -23,7 +23,7 @@ pub(super) fn door(fields: &Fields<'_, '_, '_>) -> RawDoor {
     RawDoor {
         allow,
         deny: fields.get("deny").and_then(|i| addresses(&i, None)),
-        cors: fields.get("cors").and_then(|i| unless_off(&i, cors)),
+        cors: fields.get("cors").and_then(|i| unless_off(&i, |i| cors(i).map(Box::new))),
         security_headers: fields.get("security_headers").and_then(|i| unless_off(&i, security_headers)),
         method_override: fields.get("method_override").and_then(|i| method_override(&i)),
     }

@@ -52,8 +52,8 @@ pub(super) fn route(item: &Item<'_, '_>) -> Option<RawRoute> {
 /// The policy keys, which `defaults` has too. The caller closes the fields.
 pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
     RawPolicies {
-        request_headers: fields.get("request_headers").and_then(|i| edits(&i, true)),
-        response_headers: fields.get("response_headers").and_then(|i| edits(&i, false)),
+        request_headers: fields.get("request_headers").and_then(|i| edits(&i, true)).map(Box::new),
+        response_headers: fields.get("response_headers").and_then(|i| edits(&i, false)).map(Box::new),
         timeout: fields
             .get("timeout")
             .and_then(|i| i.parse("a duration", super::positive_duration))
@@ -64,7 +64,7 @@ pub(super) fn policies(fields: &Fields<'_, '_, '_>) -> RawPolicies {
         rate_limit: fields.get("rate_limit").and_then(|i| rate_limit(&i)),
         max_body: fields.get("max_body").and_then(|i| i.parse("a size", units::size)).map(|s| s.value),
         grpc_web: fields.get("grpc_web").and_then(|i| i.flag()),
-        auth: fields.get("auth").and_then(|i| super::auth::auth(&i)),
+        auth: fields.get("auth").and_then(|i| super::auth::auth(&i)).map(Box::new),
         door: door(fields),
     }
 }
