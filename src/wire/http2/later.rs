@@ -59,6 +59,8 @@ pub struct Later<F> {
     inner: Pin<Box<F>>,
     turn: Arc<Turn>,
     waker: Waker,
+    /// It has let the others go first.
+    waited: bool,
 }
 
 impl<F: Future> Later<F> {
@@ -66,7 +68,7 @@ impl<F: Future> Later<F> {
     pub fn new(inner: F, running: Arc<Running>) -> Self {
         let turn = Arc::new(Turn { task: AtomicWaker::new(), comes: AtomicBool::new(false), running });
         let waker = Waker::from(Arc::clone(&turn));
-        Later { inner: Box::pin(inner), turn, waker }
+        Later { inner: Box::pin(inner), turn, waker, waited: false }
     }
 }
 
@@ -76,13 +78,23 @@ impl<F: Future> Future for Later<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
         this.turn.task.register(cx.waker());
+        // One stream has nobody to wait for, and to wait may wake another thread.
+        let several = this.turn.running.streams.load(Ordering::Relaxed) >= 2;
+        if several && this.turn.comes.load(Ordering::Acquire) && !this.waited {
+            this.waited = true;
+            // Nothing else is known here that wakes later. Asked here and not where it is woken: the runtime may be waking
+            // those that wait, and must not be asked to let one more wait then. Where no runtime is, it wakes at once.
+            let _ = pin!(tokio::task::yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        this.waited = false;
         // Before the rest is asked: whoever has news from here on asks for another turn.
         this.turn.comes.swap(false, Ordering::AcqRel);
         this.inner.as_mut().poll(&mut Context::from_waker(&this.waker))
     }
 }
 
-/// Wakes a task after those that are ready.
+/// Wakes a task, once for each turn.
 struct Turn {
     task: AtomicWaker,
     /// It has been asked for and has not come.
@@ -99,13 +111,7 @@ impl Wake for Turn {
         if self.comes.swap(true, Ordering::AcqRel) {
             return;
         }
-        let Some(task) = self.task.take() else { return };
-        // One stream has nobody to wait for, and to wait may wake another thread.
-        if self.running.streams.load(Ordering::Relaxed) < 2 {
-            return task.wake();
-        }
-        // Nothing else is known here that wakes later. Where no runtime is, it wakes at once.
-        let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&task));
+        self.task.wake();
     }
 }
 
@@ -151,6 +157,25 @@ mod tests {
     #[tokio::test]
     async fn one_turn_for_all_that_were_ready() {
         assert_eq!(order(2).await, [0, 1, 2, 3, 0]);
+    }
+
+    /// What has had its share of a turn is woken by the runtime while that wakes all who let others go first.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_share_that_is_used_up_is_waited_for() {
+        let running = Arc::default();
+        let _two = [OnItsWay::new(&running), OnItsWay::new(&running)];
+        let busy = |running| async move {
+            let work = async {
+                for _ in 0..10_000 {
+                    tokio::task::consume_budget().await;
+                }
+            };
+            Later::new(work, running).await;
+        };
+        let all: Vec<_> = (0..4).map(|_| tokio::spawn(busy(Arc::clone(&running)))).collect();
+        for one in all {
+            one.await.unwrap();
+        }
     }
 
     /// Woken from where there is no runtime, it runs all the same.
