@@ -568,7 +568,7 @@ fn a_dead_connection_is_found_by_its_pings() {
 #[test]
 fn a_check_speaks_it_too() {
     let origin = Http2Origin::text("here");
-    let health = "    health_check: {path: /healthz, host: check.test, interval: 100ms, unhealthy_after: 1}";
+    let health = "    health_check: {path: /healthz, host: check.test, interval: 500ms, unhealthy_after: 1}"; // and no longer may a check take
     let gateway = Gateway::start(&yaml(&[&origin.target()], &format!("    protocol: h2c\n{health}"), ""));
     until("it is checked twice", || origin.heads().len() >= 2);
     assert_eq!(origin.heads()[0].uri.to_string(), "http://check.test/healthz");
