@@ -10,7 +10,7 @@ pub(super) mod connect;
 use crate::base::request::Request;
 use crate::wire::facts::Facts;
 use bytes::Bytes;
-use connect::Connector;
+use connect::{told, Connector};
 use http::header::{
     CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES, HOST, LOCATION, RETRY_AFTER, SET_COOKIE, VARY,
     WWW_AUTHENTICATE,
@@ -243,17 +243,6 @@ impl Service {
 fn chosen(from: &HeaderMap, names: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
     let all = names.iter().flat_map(|name| from.get_all(name).iter().map(move |value| (name, value)));
     all.map(|(name, value)| (name.clone(), value.clone())).collect()
-}
-
-/// What went wrong, down to the cause.
-fn told(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut next = e.source();
-    while let Some(cause) = next {
-        text += &format!(": {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 impl PartialEq for Service {

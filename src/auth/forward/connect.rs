@@ -125,3 +125,14 @@ impl AsyncWrite for Stream {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+/// What went wrong, down to the cause.
+pub(in crate::auth) fn told(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -7,7 +7,7 @@
 
 use super::provider::{now, Known};
 use super::{Fetch, KeySet, Provider, Source};
-use crate::auth::forward::connect::Connector;
+use crate::auth::forward::connect::{told, Connector};
 use crate::base::identity::Identity;
 use crate::base::trouble::plain;
 use bytes::Bytes;
@@ -230,15 +230,4 @@ fn bounded(path: &Path) -> Result<Vec<u8>, String> {
     let end = bytes.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
     bytes.truncate(end);
     Ok(bytes)
-}
-
-/// What went wrong, down to the cause.
-fn told(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut next = e.source();
-    while let Some(cause) = next {
-        text += &format!(": {cause}");
-        next = cause.source();
-    }
-    text
 }
