@@ -230,6 +230,11 @@ impl Gateway {
     pub fn rss_kib(&self) -> u64 {
         rss_kib(self.pid())
     }
+
+    /// The same without what is of files: the code.
+    pub fn own_kib(&self) -> u64 {
+        proc_number(&format!("/proc/{}/status", self.pid()), "RssAnon:")
+    }
 }
 
 /// The processes whose command names this file.
